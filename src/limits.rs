@@ -1,0 +1,55 @@
+//! How much untrusted input may ask for.
+
+/// Limits on untrusted input. Each has a default from `docs/LIMITS.md`; what exceeds one is refused with
+/// [`ErrorKind::LimitExceeded`](crate::ErrorKind::LimitExceeded) before memory or disk is spent on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub(crate) extension: u64,
+    pub(crate) extension_chain: u32,
+    pub(crate) path: usize,
+    pub(crate) name: usize,
+    pub(crate) depth: usize,
+    pub(crate) entries: u64,
+    pub(crate) layer_size: u64,
+    pub(crate) sparse_ranges: usize,
+    pub(crate) zstd_window_log: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            extension: 1 << 20,
+            extension_chain: 16,
+            path: 4096,
+            name: 255,
+            depth: 1024,
+            entries: 10_000_000,
+            layer_size: 1 << 40,
+            sparse_ranges: 65_536,
+            zstd_window_log: 27,
+        }
+    }
+}
+
+impl Limits {
+    /// Most entries a layer may have. Default 10 million.
+    #[must_use]
+    pub fn entries(mut self, entries: u64) -> Self {
+        self.entries = entries;
+        self
+    }
+
+    /// Most bytes an uncompressed layer may have, and the largest logical size of one sparse file. Default 1 TiB.
+    #[must_use]
+    pub fn layer_size(mut self, bytes: u64) -> Self {
+        self.layer_size = bytes;
+        self
+    }
+
+    /// Most bytes in one PAX header or GNU long name. Default 1 MiB.
+    #[must_use]
+    pub fn extension(mut self, bytes: u64) -> Self {
+        self.extension = bytes;
+        self
+    }
+}
