@@ -1,16 +1,24 @@
 //! layerstore: a content-addressable store for container layers.
 #![warn(rust_2018_idioms)]
 
+mod chunk;
+mod codec;
 mod digest;
 mod error;
 mod format;
 mod id;
 mod limits;
 mod observe;
+mod store;
+mod sys;
 
+pub use codec::chunk::Compress;
 pub use digest::{Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
 pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
+pub use format::item::Extent;
+pub use format::params::Chunking;
 pub use id::ContentId;
 pub use limits::Limits;
 pub use observe::{Event, Observer};
+pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};

@@ -30,7 +30,9 @@ impl<'a> Cursor<'a> {
                 self.bytes = tail;
                 Ok(head)
             }
-            None => Err(Error::corrupt("ends too early").expected(format!("{len} more bytes")).actual(self.bytes.len())),
+            None => {
+                Err(Error::corrupt("ends too early").expected(format!("{len} more bytes")).actual(self.bytes.len()))
+            }
         }
     }
 
@@ -136,7 +138,8 @@ mod tests {
 
     #[test]
     fn refuses_long_forms_and_short_input() {
-        for bad in [&[0x80, 0x00][..], &[0x80], &[0xff; 10], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]] {
+        for bad in [&[0x80, 0x00][..], &[0x80], &[0xff; 10], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2]]
+        {
             assert!(Cursor::new(bad).varint().is_err(), "{bad:?}");
         }
         assert!(Cursor::new(&[5, 1, 2]).string().is_err());

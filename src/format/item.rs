@@ -284,7 +284,8 @@ fn take_sparse(c: &mut Cursor<'_>) -> Result<EntryKind> {
     for _ in 0..count {
         let (gap, len) = (c.varint()?, c.varint()?);
         let offset = end.checked_add(gap);
-        let Some((offset, stop)) = offset.and_then(|o| Some((o, o.checked_add(len)?))).filter(|&(_, s)| s <= size) else {
+        let Some((offset, stop)) = offset.and_then(|o| Some((o, o.checked_add(len)?))).filter(|&(_, s)| s <= size)
+        else {
             return Err(Error::corrupt("sparse range outside its file"));
         };
         ranges.push(DataRange { offset, len });

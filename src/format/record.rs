@@ -130,7 +130,8 @@ impl Block {
 }
 
 fn inflate(stored: &[u8], raw_len: usize) -> Result<Vec<u8>> {
-    let raw = zstd::bulk::decompress(stored, raw_len).map_err(|e| Error::corrupt("zstd frame of a record").source(e))?;
+    let raw =
+        zstd::bulk::decompress(stored, raw_len).map_err(|e| Error::corrupt("zstd frame of a record").source(e))?;
     if raw.len() == raw_len { Ok(raw) } else { Err(Error::corrupt("zstd frame of a record has another length")) }
 }
 

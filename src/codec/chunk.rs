@@ -1,0 +1,179 @@
+//! Chunk codecs: raw bytes to what a pack stores, and back.
+//!
+//! A chunk is stored raw when compression does not make it smaller.
+//! Identity (BLAKE3 of the raw bytes) is checked by whoever reads, not here.
+
+use crate::error::{Error, Result};
+use crate::format::pack::{CHUNK_RAW_MAX, Codec};
+
+/// How new chunks are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compress {
+    /// Not at all.
+    Raw,
+    /// LZ4 blocks: least work to write and to read.
+    Lz4,
+    /// Zstandard frames at this level, 1 to 19.
+    Zstd(i32),
+}
+
+impl Default for Compress {
+    fn default() -> Self {
+        Self::Zstd(3)
+    }
+}
+
+impl Compress {
+    /// # Errors
+    /// `InvalidInput` for a zstd level outside 1 to 19: higher ones need windows the kernel's EROFS refuses.
+    pub(crate) fn validate(self) -> Result<Self> {
+        match self {
+            Self::Zstd(level) if !(1..=19).contains(&level) => {
+                Err(Error::invalid("zstd level out of range").expected("1 to 19").actual(level))
+            }
+            ok => Ok(ok),
+        }
+    }
+}
+
+/// Compresses chunks one after the other, reusing its working memory.
+pub(crate) struct Encoder {
+    compress: Compress,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+    out: Vec<u8>,
+}
+
+impl Encoder {
+    pub(crate) fn new(compress: Compress) -> Result<Self> {
+        let zstd = match compress {
+            Compress::Zstd(level) => {
+                let mut c = zstd::bulk::Compressor::new(level).map_err(|e| Error::io("set up zstd", e))?;
+                // A chunk's id already proves its bytes; the size is needed to decode in one step.
+                c.include_checksum(false)
+                    .and_then(|()| c.include_contentsize(true))
+                    .map_err(|e| Error::io("set up zstd", e))?;
+                Some(c)
+            }
+            _ => None,
+        };
+        Ok(Self { compress, zstd, out: Vec::new() })
+    }
+
+    /// What to store for `raw`: compressed, or `raw` itself when that is not larger (the kernel wants it so).
+    pub(crate) fn encode<'a>(&'a mut self, raw: &'a [u8]) -> Result<(Codec, &'a [u8])> {
+        let codec = match self.compress {
+            Compress::Raw => return Ok((Codec::Raw, raw)),
+            Compress::Lz4 => Codec::Lz4,
+            Compress::Zstd(_) => Codec::Zstd,
+        };
+        let len = match &mut self.zstd {
+            Some(zstd) => {
+                self.out.clear();
+                self.out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+                zstd.compress_to_buffer(raw, &mut self.out).map_err(|e| Error::io("compress a chunk", e))?
+            }
+            None => {
+                self.out.resize(lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+                let len = lz4_flex::block::compress_into(raw, &mut self.out);
+                len.map_err(|e| Error::io("compress a chunk", std::io::Error::other(e)))?
+            }
+        };
+        if len >= raw.len() { Ok((Codec::Raw, raw)) } else { Ok((codec, &self.out[..len])) }
+    }
+}
+
+/// Decompresses chunks one after the other, reusing its working memory.
+pub(crate) struct Decoder {
+    zstd: zstd::bulk::Decompressor<'static>,
+}
+
+impl Decoder {
+    pub(crate) fn new() -> Result<Self> {
+        let mut zstd = zstd::bulk::Decompressor::new().map_err(|e| Error::io("set up zstd", e))?;
+        let set = zstd.set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(20));
+        set.map_err(|e| Error::io("set up zstd", e))?;
+        Ok(Self { zstd })
+    }
+
+    /// The raw bytes of a chunk; anything but exactly `raw_len` of them is corruption.
+    pub(crate) fn decode(&mut self, codec: Codec, stored: Vec<u8>, raw_len: u32) -> Result<Vec<u8>> {
+        if raw_len > CHUNK_RAW_MAX {
+            return Err(Error::corrupt("chunk is longer than any chunk may be").actual(raw_len));
+        }
+        let raw_len = raw_len as usize;
+        let raw = match codec {
+            Codec::Raw => stored,
+            Codec::Zstd => {
+                let raw = self.zstd.decompress(&stored, raw_len);
+                raw.map_err(|e| Error::corrupt("chunk is not a sound zstd frame").source(e))?
+            }
+            Codec::Lz4 => {
+                let mut raw = vec![0; raw_len];
+                let len = lz4_flex::block::decompress_into(&stored, &mut raw);
+                raw.truncate(len.map_err(|e| Error::corrupt("chunk is not a sound LZ4 block").source(e))?);
+                raw
+            }
+        };
+        if raw.len() == raw_len {
+            Ok(raw)
+        } else {
+            Err(Error::corrupt("chunk has another length").expected(raw_len).actual(raw.len()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn round_trip(compress: Compress, raw: &[u8]) -> (Codec, usize) {
+        let mut encoder = Encoder::new(compress).unwrap();
+        let (codec, stored) = encoder.encode(raw).unwrap();
+        let back = Decoder::new().unwrap().decode(codec, stored.to_vec(), raw.len() as u32).unwrap();
+        assert_eq!(back, raw);
+        (codec, stored.len())
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back(raw in proptest::collection::vec(any::<u8>(), 1..5000), repeat in 1usize..40) {
+            let raw = raw.repeat(repeat);
+            for compress in [Compress::Raw, Compress::Lz4, Compress::Zstd(1), Compress::Zstd(19)] {
+                prop_assert!(round_trip(compress, &raw).1 <= raw.len());
+            }
+        }
+
+        #[test]
+        fn any_stored_bytes_are_an_error_or_the_right_length(stored in proptest::collection::vec(any::<u8>(), 0..300)) {
+            for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
+                if let Ok(raw) = Decoder::new().unwrap().decode(codec, stored.clone(), 200) {
+                    prop_assert_eq!(raw.len(), 200);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keeps_incompressible_bytes_raw() {
+        let noise: Vec<u8> =
+            (0u32..3000).flat_map(|n| blake3::hash(&n.to_le_bytes()).as_bytes()[..4].to_vec()).collect();
+        for compress in [Compress::Lz4, Compress::Zstd(3)] {
+            assert_eq!(round_trip(compress, &noise).0, Codec::Raw);
+            assert_ne!(round_trip(compress, &[7; 9000]).0, Codec::Raw);
+        }
+    }
+
+    #[test]
+    fn an_lz4_block_never_begins_with_the_padding_byte() {
+        // The kernel finds a compressed chunk's start by skipping zeros, so neither codec may begin with one.
+        for seed in 0u8..=255 {
+            let raw = [seed, 0, 0, 0].repeat(2000);
+            for compress in [Compress::Lz4, Compress::Zstd(1)] {
+                let mut encoder = Encoder::new(compress).unwrap();
+                assert_ne!(encoder.encode(&raw).unwrap().1[0], 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Adding chunks: hash, look up, compress, append. Shared by all layers of one import.
+
+use super::index::{Change, Index};
+use super::open::Store;
+use super::packs::{NewChunk, PackWriter, RESERVE, SealedPack};
+use super::session::{Outcome, Session, aborted};
+use crate::codec::chunk::{Compress, Encoder};
+use crate::error::{Error, Result};
+use crate::format::pack::Member;
+use crate::id::ContentId;
+use crate::sys::publish::Draft;
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A chunk whose id a worker is still to find out.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) number: u64,
+    id: OnceLock<ContentId>,
+}
+
+impl Slot {
+    pub(crate) fn id(&self) -> Option<ContentId> {
+        self.id.get().copied()
+    }
+}
+
+/// Where a small file already is.
+pub(crate) enum Found {
+    /// In a chunk of the store.
+    Stored { chunk: ContentId, offset: u32 },
+    /// In a bundle of this import.
+    Pending { bundle: Arc<Slot>, offset: u32 },
+}
+
+struct Job {
+    slot: Arc<Slot>,
+    raw: Vec<u8>,
+    members: Vec<Member>,
+}
+
+/// Bytes this import brought and what became of them.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) chunks_new: AtomicU64,
+    pub(crate) raw_new: AtomicU64,
+    pub(crate) stored_new: AtomicU64,
+}
+
+/// An import in progress: takes chunks from any thread and compresses them on workers of its own.
+pub(crate) struct Ingest<'s> {
+    store: &'s Store,
+    session: Session,
+    compress: Compress,
+    jobs: (Sender<Job>, Receiver<Job>),
+    packs: Mutex<Packs>,
+    /// Chunks this import has stored or is about to.
+    claimed: Mutex<HashSet<ContentId>>,
+    /// Small files this import has bundled.
+    bundled: Mutex<HashMap<ContentId, (Arc<Slot>, u32)>>,
+    slots: AtomicU64,
+    drafts: AtomicU64,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    progress: (Mutex<()>, Condvar),
+    pub(crate) counters: Counters,
+}
+
+#[derive(Default)]
+struct Packs {
+    current: Option<PackWriter>,
+    sealed: Vec<SealedPack>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned lock means a thread panicked; the scope that joins it passes the panic on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'s> Ingest<'s> {
+    pub(crate) fn begin(store: &'s Store, compress: Compress, workers: usize) -> Result<Self> {
+        Ok(Self {
+            store,
+            session: Session::begin(store)?,
+            compress: compress.validate()?,
+            jobs: crossbeam_channel::bounded(2 * workers),
+            packs: Mutex::default(),
+            claimed: Mutex::default(),
+            bundled: Mutex::default(),
+            slots: AtomicU64::new(0),
+            drafts: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            progress: Default::default(),
+            counters: Counters::default(),
+        })
+    }
+
+    pub(crate) fn store(&self) -> &'s Store {
+        self.store
+    }
+
+    /// A new file for this import's results.
+    pub(crate) fn draft(&self) -> Result<Draft> {
+        let n = self.drafts.fetch_add(1, Relaxed);
+        Draft::create(self.draft_dir().join(format!("draft-{n}")))
+    }
+
+    /// The directory of this import's drafts, which goes when it ends.
+    pub(crate) fn draft_dir(&self) -> PathBuf {
+        self.session.path.clone()
+    }
+
+    /// Runs `work` with workers beside it. The first failure of any of them is the result.
+    pub(crate) fn run<T: Send>(&self, workers: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+        let out = std::thread::scope(|scope| {
+            for _ in 0..workers {
+                let stopped = stopped.clone();
+                scope.spawn(move || {
+                    if let Err(e) = self.work(&stopped) {
+                        self.fail(e);
+                    }
+                });
+            }
+            let out = work();
+            drop(stop);
+            out
+        });
+        match (lock(&self.failure).take(), out) {
+            (Some(e), _) => Err(e),
+            (None, out) => out,
+        }
+    }
+
+    /// Notes why the import fails; only the first reason is kept.
+    pub(crate) fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
+        self.failed.store(true, Relaxed);
+        self.notify();
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.failed.load(Relaxed) { Err(aborted()) } else { Ok(()) }
+    }
+
+    fn notify(&self) {
+        drop(lock(&self.progress.0));
+        self.progress.1.notify_all();
+    }
+
+    /// A slot for a chunk that will be submitted.
+    pub(crate) fn slot(&self) -> Arc<Slot> {
+        Arc::new(Slot { number: self.slots.fetch_add(1, Relaxed), id: OnceLock::new() })
+    }
+
+    /// Hands a chunk, or a bundle with its members, to the workers; waits while they are behind.
+    pub(crate) fn submit(&self, slot: Arc<Slot>, raw: Vec<u8>, members: Vec<Member>) -> Result<()> {
+        let mut job = Job { slot, raw, members };
+        loop {
+            self.check()?;
+            match self.jobs.0.send_timeout(job, std::time::Duration::from_millis(100)) {
+                Ok(()) => return Ok(()),
+                Err(e) => job = e.into_inner(),
+            }
+        }
+    }
+
+    /// Waits until `done`, which is asked again whenever a chunk was finished.
+    pub(crate) fn wait(&self, done: impl Fn() -> bool) -> Result<()> {
+        let mut guard = lock(&self.progress.0);
+        while !done() {
+            self.check()?;
+            guard = self.progress.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// Where a small file with this content is, in the store or in a bundle of this import.
+    pub(crate) fn find_member(&self, id: &ContentId, index: &Index) -> Result<Option<Found>> {
+        if let Some((bundle, offset)) = lock(&self.bundled).get(id) {
+            return Ok(Some(Found::Pending { bundle: bundle.clone(), offset: *offset }));
+        }
+        let place = index.member(id)?;
+        Ok(place.map(|p| Found::Stored { chunk: p.chunk, offset: p.offset }))
+    }
+
+    /// Tells the other layers of this import that a small file is being bundled.
+    pub(crate) fn note_member(&self, id: ContentId, bundle: &Arc<Slot>, offset: u32) {
+        lock(&self.bundled).entry(id).or_insert_with(|| (bundle.clone(), offset));
+    }
+
+    /// A connection with one steady view of the database, for a thread's look-ups.
+    pub(crate) fn reader(&self) -> Result<IndexReader<'s>> {
+        let index = self.store.take_index()?;
+        index.begin_reading()?;
+        Ok(IndexReader { store: self.store, index: Some(index) })
+    }
+
+    fn work(&self, stopped: &Receiver<()>) -> Result<()> {
+        let reader = self.reader()?;
+        let mut encoder = Encoder::new(self.compress)?;
+        loop {
+            let job = crossbeam_channel::select_biased! {
+                recv(self.jobs.1) -> job => job.map_err(|_| aborted())?,
+                recv(stopped) -> _ => return Ok(()),
+            };
+            let id = self.store_chunk(job.raw, job.members, reader.index(), &mut encoder)?;
+            // Set before notifying under the lock, so that no waiter can miss it.
+            let _ = job.slot.id.set(id);
+            self.notify();
+        }
+    }
+
+    fn store_chunk(
+        &self,
+        raw: Vec<u8>,
+        members: Vec<Member>,
+        index: &Index,
+        encoder: &mut Encoder,
+    ) -> Result<ContentId> {
+        let id = ContentId::of(&raw);
+        if !lock(&self.claimed).insert(id) || index.has_chunk(&id)? {
+            return Ok(id);
+        }
+        let (codec, stored) = encoder.encode(&raw)?;
+        self.counters.chunks_new.fetch_add(1, Relaxed);
+        self.counters.raw_new.fetch_add(raw.len() as u64, Relaxed);
+        self.counters.stored_new.fetch_add(stored.len() as u64, Relaxed);
+        self.append(NewChunk { id, codec, stored, raw_len: raw.len() as u32, members })?;
+        Ok(id)
+    }
+
+    fn append(&self, chunk: NewChunk<'_>) -> Result<()> {
+        let mut packs = lock(&self.packs);
+        let room = packs.current.as_ref().map(|p| p.has_room(chunk.stored.len(), chunk.members.len()));
+        if room == Some(false) {
+            let full = packs.current.take().map(PackWriter::seal).transpose()?;
+            packs.sealed.extend(full);
+        }
+        let writer = match &mut packs.current {
+            Some(writer) => writer,
+            empty => {
+                let reserve = |c: &Change<'_>| c.reserve_pack(RESERVE, &self.session.name);
+                let base = self.store.with_index(|index| index.write(reserve))?;
+                empty.insert(PackWriter::create(&self.session.path, base)?)
+            }
+        };
+        writer.append(chunk)
+    }
+
+    /// Seals the packs and makes everything durable and visible in one step; only then may it be acknowledged.
+    pub(crate) fn commit(self, outcome: Outcome, record: impl FnOnce(&Change<'_>) -> Result<()>) -> Result<()> {
+        let packs = self.packs.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut sealed = packs.sealed;
+        sealed.extend(packs.current.map(PackWriter::seal).transpose()?);
+        self.store.publish(&self.session, sealed, outcome, record)
+    }
+}
+
+/// A database connection lent to one thread of an import.
+pub(crate) struct IndexReader<'s> {
+    store: &'s Store,
+    index: Option<Index>,
+}
+
+impl IndexReader<'_> {
+    pub(crate) fn index(&self) -> &Index {
+        // Only `drop` takes it out.
+        self.index.as_ref().expect("an index reader holds its connection until it is dropped")
+    }
+}
+
+impl Drop for IndexReader<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.index.take() {
+            if index.end_reading().is_ok() {
+                self.store.give_index(index);
+            }
+        }
+    }
+}

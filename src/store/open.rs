@@ -1,0 +1,271 @@
+//! Opening and creating a store.
+
+use super::index::Index;
+use super::read::PackFiles;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::params::{self, Chunking};
+use crate::sys::lock::Lock;
+use crate::sys::publish::{io_error, make_dir, publish_bytes};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Creating and opening take milliseconds, so a lock held longer has lost its holder to a debugger or a dead disk.
+const PATIENCE: Duration = Duration::from_secs(60);
+const STORE_FILE: &str = "STORE";
+const DIRS: [&str; 5] = ["packs", "layers", "blobs", "locks", "tmp"];
+
+/// A store of layers, open. It is `Send` and `Sync`: share one by reference between threads.
+pub struct Store {
+    root: PathBuf,
+    chunking: Chunking,
+    indexes: Mutex<Vec<Index>>,
+    pub(super) packs: PackFiles,
+}
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    create: bool,
+    chunking: Chunking,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { create: true, chunking: Chunking::default() }
+    }
+}
+
+impl OpenOptions {
+    /// Whether a missing store is made. Default true.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// How a store made by this call cuts content. An existing store keeps its own. Default 16/64/256 KiB chunks.
+    #[must_use]
+    pub fn chunking(mut self, chunking: Chunking) -> Self {
+        self.chunking = chunking;
+        self
+    }
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if nothing is there.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` if the directory belongs to another user, lets others in, or holds something else;
+    /// `Unsupported` for a format of another version; `Corrupt` for a damaged one.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(root, &OpenOptions::default())
+    }
+
+    /// [`open`](Self::open) with options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and `NotFound` where nothing is there and `create` is off.
+    pub fn open_with(root: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let root = root.as_ref();
+        let (chunking, index) =
+            Self::open_parts(root, options).map_err(|e| e.subject(format!("store {}", root.display())))?;
+        let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
+        let store = Self { root, chunking, indexes: Mutex::new(vec![index]), packs: PackFiles::default() };
+        store.sweep()?;
+        Ok(store)
+    }
+
+    fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index)> {
+        let file = root.join(STORE_FILE);
+        if !file.exists() {
+            if !options.create {
+                return Err(Error::not_found("there is no store here"));
+            }
+            create(root, &options.chunking)?;
+        }
+        check_owner(root)?;
+        let text = fs::read(&file).map_err(|e| io_error("read", &file, e))?;
+        let text = String::from_utf8(text).map_err(|_| Error::corrupt("STORE is not text"))?;
+        let chunking = params::decode(&text)?;
+        Ok((chunking, Index::open(&root.join("index.db"), false)?))
+    }
+
+    /// The store's directory, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// How this store cuts content.
+    pub fn chunking(&self) -> Chunking {
+        self.chunking
+    }
+
+    pub(super) fn dir(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub(crate) fn record_path(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(format!("{}.layer", diff_id.hex()))
+    }
+
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    /// Waits until no other thread or process imports this layer.
+    pub(crate) fn lock_layer(
+        &self,
+        diff_id: &Digest,
+        patience: Duration,
+        observer: &dyn crate::Observer,
+    ) -> Result<Lock> {
+        Lock::acquire(&self.root.join("locks").join(diff_id.hex()), patience, observer)
+    }
+
+    /// Serialises the making and the sweeping of session directories.
+    pub(super) fn lock_sessions(&self) -> Result<Lock> {
+        Lock::acquire(&self.root.join("locks").join("sessions"), PATIENCE, &())
+    }
+
+    /// Lends a database connection to `work`.
+    pub(crate) fn with_index<T>(&self, work: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
+        let mut index = self.take_index()?;
+        let out = work(&mut index);
+        self.give_index(index);
+        out
+    }
+
+    pub(super) fn take_index(&self) -> Result<Index> {
+        let pooled = self.indexes.lock().unwrap_or_else(|e| e.into_inner()).pop();
+        pooled.map_or_else(|| Index::open(&self.root.join("index.db"), false), Ok)
+    }
+
+    pub(super) fn give_index(&self, index: Index) {
+        self.indexes.lock().unwrap_or_else(|e| e.into_inner()).push(index);
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+/// Makes a store. The STORE file comes last, so that a directory with one is complete.
+fn create(root: &Path, chunking: &Chunking) -> Result<()> {
+    chunking.validate()?;
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent).map_err(|e| io_error("create directory", parent, e))?;
+    }
+    make_dir(root)?;
+    check_owner(root)?;
+    let foreign = fs::read_dir(root).map_err(|e| io_error("read directory", root, e))?.flatten().find(|f| {
+        let name = f.file_name();
+        let name = name.to_string_lossy();
+        !DIRS.contains(&&*name) && !name.starts_with("index.db") && name != STORE_FILE && name != "lost+found"
+    });
+    if let Some(foreign) = foreign {
+        let e = Error::new(ErrorKind::FailedPrecondition, "the directory is neither empty nor a store");
+        return Err(e.expected("an empty directory").actual(foreign.path().display()));
+    }
+    for dir in DIRS {
+        make_dir(&root.join(dir))?;
+    }
+    let _lock = Lock::acquire(&root.join("locks").join("create"), PATIENCE, &())?;
+    if root.join(STORE_FILE).exists() {
+        return Ok(());
+    }
+    Index::open(&root.join("index.db"), true)?;
+    publish_bytes(params::encode(chunking).as_bytes(), root.join("tmp").join(STORE_FILE), root, STORE_FILE)
+}
+
+/// A store holds setuid files and other users' secrets: it must be ours, and ours alone.
+fn check_owner(root: &Path) -> Result<()> {
+    let meta = fs::metadata(root).map_err(|e| io_error("stat", root, e))?;
+    let me = rustix::process::geteuid().as_raw();
+    if meta.uid() != me {
+        let e = Error::new(ErrorKind::FailedPrecondition, "the store belongs to another user");
+        return Err(e.expected(format!("uid {me}")).actual(format!("uid {}", meta.uid())));
+    }
+    if meta.mode() & 0o077 != 0 {
+        let e = Error::new(ErrorKind::FailedPrecondition, "the store's directory lets other users in; chmod 700 it");
+        return Err(e.expected("mode 0700").actual(format!("mode {:04o}", meta.mode() & 0o7777)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn kind(r: Result<Store>) -> ErrorKind {
+        r.err().unwrap().kind()
+    }
+
+    #[test]
+    fn creates_private_and_opens_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        assert_eq!(kind(Store::open_with(&root, &OpenOptions::default().create(false))), ErrorKind::NotFound);
+        assert!(!root.exists());
+        let custom = Chunking { avg: 32 << 10, ..Chunking::default() };
+        Store::open_with(&root, &OpenOptions::default().chunking(custom)).unwrap();
+        assert_eq!(fs::metadata(&root).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(Store::open(&root).unwrap().chunking(), custom);
+    }
+
+    #[test]
+    fn refuses_foreign_loose_damaged_and_newer_stores() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(root.join("thesis.txt"), "x").unwrap();
+        assert_eq!(kind(Store::open(&root)), ErrorKind::FailedPrecondition);
+        assert!(!root.join("packs").exists());
+        fs::remove_file(root.join("thesis.txt")).unwrap();
+        drop(Store::open(&root).unwrap());
+
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(kind(Store::open(&root)), ErrorKind::FailedPrecondition);
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+
+        let file = root.join(STORE_FILE);
+        let good = fs::read_to_string(&file).unwrap();
+        fs::write(&file, good.replace("format 1", "format 2")).unwrap();
+        assert_eq!(kind(Store::open(&root)), ErrorKind::Unsupported);
+        fs::write(&file, good.replace("chunk-avg 65536", "chunk-avg 32768")).unwrap();
+        assert_eq!(kind(Store::open(&root)), ErrorKind::Corrupt);
+        fs::write(&file, good).unwrap();
+        Store::open(&root).unwrap();
+    }
+
+    #[test]
+    fn refuses_a_store_of_another_user() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root to give a directory away");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        drop(Store::open(&root).unwrap());
+        std::os::unix::fs::chown(&root, Some(1234), None).unwrap();
+        assert_eq!(kind(Store::open(&root)), ErrorKind::FailedPrecondition);
+    }
+
+    #[test]
+    fn many_openers_make_one_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        std::thread::scope(|s| {
+            for _ in 0..8 {
+                s.spawn(|| Store::open(&root).unwrap());
+            }
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! Writing packs: chunks in, sealed files out.
+
+use crate::error::{Error, Result};
+use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
+use crate::id::ContentId;
+use crate::sys::publish::Draft;
+use std::path::{Path, PathBuf};
+
+/// Addresses reserved for a pack before its length is known.
+pub(super) const RESERVE: u64 = 1 << 30;
+/// Bytes gathered before a write: large enough to make it cheap, small enough to stay in a CPU's cache.
+const WRITE: usize = 1 << 20;
+/// More chunks and members than this make the next pack, so that a table stays a few MiB.
+const TABLE_MAX: usize = 128 << 10;
+
+/// A pack being written.
+pub(super) struct PackWriter {
+    draft: Draft,
+    base: u64,
+    limit: u64,
+    /// Bytes waiting to be written; the first of them belongs at `written`.
+    buffer: Vec<u8>,
+    written: u64,
+    table: Vec<TableChunk>,
+    members: usize,
+}
+
+impl PackWriter {
+    /// Begins a pack in `dir` that owns the addresses from `base` on.
+    pub(super) fn create(dir: &Path, base: u64) -> Result<Self> {
+        let draft = Draft::create(dir.join(pack_name(base)))?;
+        let mut buffer = Vec::with_capacity(WRITE + (1 << 20));
+        buffer.extend_from_slice(&pack::encode_header(base));
+        buffer.resize(BLOCK as usize, 0);
+        Ok(Self { draft, base, limit: base + RESERVE, buffer, written: base, table: vec![], members: 0 })
+    }
+
+    fn next(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Whether a chunk of `stored` bytes and its table row still fit.
+    pub(super) fn has_room(&self, stored: usize, members: usize) -> bool {
+        let table = (self.table.len() + 1) * 48 + (self.members + members) * 36 + FOOTER_LEN;
+        let end = self.next() + stored as u64 + table as u64 + 3 * BLOCK;
+        end <= self.limit && self.table.len() + self.members < TABLE_MAX
+    }
+
+    /// Adds a chunk. The caller has asked [`has_room`](Self::has_room).
+    pub(super) fn append(&mut self, chunk: NewChunk<'_>) -> Result<()> {
+        let stored_len = chunk.stored.len();
+        let location = Location {
+            block: (self.next() / BLOCK) as u32,
+            stored_len: stored_len as u32,
+            raw_len: chunk.raw_len,
+            codec: chunk.codec,
+        };
+        let padding = stored_len.next_multiple_of(BLOCK as usize) - stored_len;
+        let start = self.buffer.len();
+        if chunk.codec == Codec::Raw {
+            self.buffer.extend_from_slice(chunk.stored);
+            self.buffer.resize(start + stored_len + padding, 0);
+        } else {
+            self.buffer.resize(start + padding, 0);
+            self.buffer.extend_from_slice(chunk.stored);
+        }
+        self.members += chunk.members.len();
+        self.table.push(TableChunk { id: chunk.id, location, members: chunk.members });
+        if self.buffer.len() >= WRITE { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.draft.write_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes table and footer and reads them back. The file is complete but neither synced nor published.
+    pub(super) fn seal(mut self) -> Result<SealedPack> {
+        let table_address = self.next();
+        let (table, footer) = pack::encode_table(self.base, table_address, &self.table);
+        self.buffer.extend_from_slice(&table);
+        // The footer ends the pack's last block.
+        let end = (self.next() + FOOTER_LEN as u64).next_multiple_of(BLOCK);
+        self.buffer.resize((end - self.written) as usize - FOOTER_LEN, 0);
+        self.buffer.extend_from_slice(&footer.encode());
+        self.flush()?;
+        let mut tail = [0; FOOTER_LEN];
+        self.draft.read_at(&mut tail, end - FOOTER_LEN as u64)?;
+        let mut back = vec![0; table.len()];
+        self.draft.read_at(&mut back, table_address)?;
+        if pack::decode_table(&back, &Footer::decode(&tail, end)?)? != self.table {
+            return Err(Error::corrupt("a pack's table reads back otherwise than written"));
+        }
+        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base, table: self.table })
+    }
+}
+
+/// A chunk to append.
+pub(super) struct NewChunk<'a> {
+    pub(super) id: ContentId,
+    pub(super) codec: Codec,
+    pub(super) stored: &'a [u8],
+    pub(super) raw_len: u32,
+    pub(super) members: Vec<Member>,
+}
+
+/// A complete pack under its temporary name.
+pub(super) struct SealedPack {
+    pub(super) draft: Draft,
+    pub(super) base: u64,
+    pub(super) len: u64,
+    pub(super) table: Vec<TableChunk>,
+}
+
+/// A pack's file name: its base address in hex, as many digits as 44 bits need.
+pub(super) fn pack_name(base: u64) -> PathBuf {
+    format!("{base:011x}.pack").into()
+}

@@ -1,0 +1,115 @@
+//! Reading chunks back: find, read, decode, and check the BLAKE3 of every one.
+
+use super::index::Index;
+use super::open::Store;
+use super::packs::pack_name;
+use crate::codec::chunk::Decoder;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::{self, BLOCK, Location};
+use crate::id::ContentId;
+use crate::sys::publish::io_error;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Most pack files kept open at a time.
+const OPEN_MAX: usize = 256;
+
+/// A chunk's raw bytes, verified.
+pub(crate) type RawChunk = Arc<Vec<u8>>;
+
+/// Open pack files by the addresses they own.
+#[derive(Default)]
+pub(super) struct PackFiles {
+    open: Mutex<BTreeMap<u64, OpenPack>>,
+}
+
+#[derive(Clone)]
+struct OpenPack {
+    end: u64,
+    file: Arc<File>,
+}
+
+impl PackFiles {
+    fn get(&self, store: &Store, index: &Index, location: &Location) -> Result<Arc<File>> {
+        let address = u64::from(location.block) * BLOCK;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, pack)) = open.range(..=address).next_back()
+            && location.end() <= pack.end
+        {
+            return Ok(pack.file.clone());
+        }
+        let packs = index.packs()?;
+        let at = packs.partition_point(|&(base, _)| base <= address);
+        let found = at.checked_sub(1).map(|i| packs[i]).filter(|&(base, len)| location.end() <= base + len);
+        let (base, len) =
+            found.ok_or_else(|| Error::corrupt("a chunk lies in no pack").actual(format!("{location:?}")))?;
+        let path = store.dir("packs").join(pack_name(base));
+        let file = File::open(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::corrupt("pack file is missing").subject(path.display()),
+            _ => io_error("open", &path, e),
+        })?;
+        let mut head = [0; pack::HEADER_LEN];
+        read_exact(&file, &mut head, base)
+            .and_then(|()| pack::check_header(&head, base))
+            .map_err(|e| e.subject(path.display()))?;
+        if open.len() >= OPEN_MAX {
+            open.clear();
+        }
+        let file = Arc::new(file);
+        open.insert(base, OpenPack { end: base + len, file: file.clone() });
+        Ok(file)
+    }
+}
+
+fn read_exact(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
+    file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::corrupt("file ends too early"),
+        _ => Error::io("read", e),
+    })
+}
+
+/// Reads chunks, one at a time, on one thread.
+pub(crate) struct ChunkReader<'s> {
+    store: &'s Store,
+    index: Option<Index>,
+    decoder: Decoder,
+}
+
+impl<'s> ChunkReader<'s> {
+    pub(crate) fn new(store: &'s Store) -> Result<Self> {
+        Ok(Self { store, index: Some(store.take_index()?), decoder: Decoder::new()? })
+    }
+
+    /// The chunk's raw bytes.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the chunk, if the store does not have it or its bytes do not match its id.
+    pub(crate) fn read(&mut self, id: &ContentId) -> Result<RawChunk> {
+        self.read_verified(id).map(Arc::new).map_err(|e| e.subject(format!("chunk {id}")))
+    }
+
+    fn read_verified(&mut self, id: &ContentId) -> Result<Vec<u8>> {
+        let index = self.index.as_ref().expect("a reader holds its connection until it is dropped");
+        let location = index.chunk(id)?.ok_or_else(|| Error::corrupt("the store does not have this chunk"))?;
+        let file = self.store.packs.get(self.store, index, &location)?;
+        let mut stored = vec![0; location.stored_len as usize];
+        read_exact(&file, &mut stored, location.address())?;
+        let raw = self.decoder.decode(location.codec, stored, location.raw_len)?;
+        let actual = ContentId::of(&raw);
+        if actual == *id {
+            Ok(raw)
+        } else {
+            Err(Error::new(ErrorKind::Corrupt, "chunk bytes do not match their id").expected(id).actual(actual))
+        }
+    }
+}
+
+impl Drop for ChunkReader<'_> {
+    fn drop(&mut self) {
+        if let Some(index) = self.index.take() {
+            self.store.give_index(index);
+        }
+    }
+}

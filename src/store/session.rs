@@ -1,0 +1,110 @@
+//! Sessions: unfinished work that vanishes with its process.
+//!
+//! A session owns a directory below `tmp/` that it keeps locked. Whoever opens the store removes the directories
+//! that nobody has locked any more, and their address reservations: crashed imports leave nothing for long.
+
+use super::index::Change;
+use super::open::Store;
+use super::packs::SealedPack;
+use crate::error::{Error, Result};
+use crate::sys::publish::{Draft, io_error, make_dir, sync_dir};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+/// A locked directory for drafts. Dropped, it takes what was not published with it.
+pub(super) struct Session {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// Held open for the lock it carries.
+    _lock: File,
+}
+
+impl Session {
+    pub(super) fn begin(store: &Store) -> Result<Self> {
+        // Between making and locking, the directory must not look abandoned to a sweeper.
+        let _sessions = store.lock_sessions()?;
+        let tmp = store.dir("tmp");
+        let made = tempfile::Builder::new().prefix("session-").tempdir_in(&tmp);
+        let path = made.map_err(|e| io_error("create session below", &tmp, e))?.keep();
+        let lock = File::open(&path).map_err(|e| io_error("open", &path, e))?;
+        lock.try_lock().map_err(|e| io_error("lock", &path, e))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, path, _lock: lock })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What fails here is swept at the next open.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// What a session leaves behind when it succeeds.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    /// Drafts to publish, with the file each becomes: layer records, configurations, manifests, kept blobs.
+    pub(crate) files: Vec<(Draft, PathBuf)>,
+}
+
+impl Store {
+    /// Removes what crashed sessions left: their drafts and the addresses they had reserved.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let tmp = self.dir("tmp");
+        let any = |dir: &Path| fs::read_dir(dir).map_err(|e| io_error("read directory", dir, e));
+        if any(&tmp)?.next().is_none() {
+            return Ok(());
+        }
+        let _sessions = self.lock_sessions()?;
+        for found in any(&tmp)?.flatten() {
+            let Ok(dir) = File::open(found.path()) else { continue };
+            if dir.try_lock().is_err() || !found.path().is_dir() {
+                continue;
+            }
+            let name = found.file_name().to_string_lossy().into_owned();
+            fs::remove_dir_all(found.path()).map_err(|e| io_error("remove abandoned", &found.path(), e))?;
+            self.with_index(|index| index.write(|change| change.drop_reservations(&name)))?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything a session produced durable and visible, in the order of `docs/ORDERING.md`.
+    /// Nothing refers to a file before it is on disk under its final name.
+    pub(super) fn publish(
+        &self,
+        session: &Session,
+        packs: Vec<SealedPack>,
+        outcome: Outcome,
+        record: impl FnOnce(&Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut sealed = Vec::with_capacity(packs.len());
+        for pack in packs {
+            let target = self.dir("packs").join(super::packs::pack_name(pack.base));
+            pack.draft.publish(&target)?; // 1. pack bytes, then its name
+            sealed.push((pack.base, pack.len, pack.table));
+        }
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        for (draft, target) in outcome.files {
+            draft.publish(&target)?; // 2. records and blobs, then their names
+            dirs.extend(target.parent().map(Path::to_owned));
+        }
+        dirs.extend((!sealed.is_empty()).then(|| self.dir("packs")));
+        dirs.sort();
+        dirs.dedup();
+        dirs.iter().try_for_each(|dir| sync_dir(dir))?; // 3. the names themselves
+        let commit = |change: &Change<'_>| {
+            for (base, len, table) in &mut sealed {
+                change.seal_pack(*base, *len)?;
+                change.add_chunks(table)?;
+            }
+            record(change)?;
+            change.drop_reservations(&session.name).map(drop)
+        };
+        self.with_index(|index| index.write(commit)) // 4. the transaction that makes all of it count
+    }
+}
+
+/// A session whose worker failed reports why once; everyone else sees this.
+pub(super) fn aborted() -> Error {
+    Error::new(crate::ErrorKind::Cancelled, "stopped because another part of the import failed")
+}

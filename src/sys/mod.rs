@@ -1,0 +1,6 @@
+//! The calls that change the file system, in one place so that their order can be read and tested.
+//!
+//! Not here: reading, which any floor may do, and the database, which SQLite does itself.
+
+pub(crate) mod lock;
+pub(crate) mod publish;
