@@ -182,6 +182,11 @@ impl Index {
         self.all(sql, [], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))
     }
 
+    /// Bases of the packs a session has reserved and not sealed.
+    pub(crate) fn reservations(&self, session: &str) -> Result<Vec<u64>> {
+        self.all("SELECT base FROM packs WHERE session = ?1", [session], |r| r.get::<_, i64>(0).map(|b| b as u64))
+    }
+
     pub(crate) fn layer(&self, diff_id: &Digest) -> Result<Option<LayerInfo>> {
         self.one(&format!("{LAYER} WHERE diff_id = ?1"), [diff_id.as_bytes()], layer_row)
     }
@@ -283,13 +288,9 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Forgets the packs a session reserved and did not seal; returns their bases.
-    pub(crate) fn drop_reservations(&self, session: &str) -> Result<Vec<u64>> {
-        let run = || {
-            let mut sql = self.tx.prepare_cached("DELETE FROM packs WHERE session = ?1 RETURNING base")?;
-            sql.query_map([session], |r| r.get::<_, i64>(0).map(|b| b as u64))?.collect::<rusqlite::Result<_>>()
-        };
-        run().map_err(db_error("drop reservations"))
+    /// Gives back the addresses a session reserved for packs it did not seal.
+    pub(crate) fn drop_reservations(&self, session: &str) -> Result<()> {
+        self.run("DELETE FROM packs WHERE session = ?1", [session]).map(drop)
     }
 
     /// Adds a pack's chunks and their members. What another import stored meanwhile stays as it is, and the
@@ -399,7 +400,9 @@ mod tests {
         assert_eq!(index.write(|c| c.reserve_pack(8 * BLOCK, "s")).unwrap(), 3 * BLOCK);
         let full = index.write(|c| c.reserve_pack(BLOCK, "s")).unwrap_err();
         assert_eq!(full.kind(), ErrorKind::LimitExceeded);
-        assert_eq!(index.write(|c| c.drop_reservations("t")).unwrap(), [c]);
+        assert_eq!(index.reservations("t").unwrap(), [c]);
+        index.write(|c| c.drop_reservations("t")).unwrap();
+        assert_eq!(index.reservations("t").unwrap(), []);
         assert_eq!(index.packs().unwrap(), [(a, 2 * BLOCK)]);
     }
 

@@ -53,7 +53,7 @@ pub(crate) struct Counters {
 /// An import in progress: takes chunks from any thread and compresses them on workers of its own.
 pub(crate) struct Ingest<'s> {
     store: &'s Store,
-    session: Session,
+    session: Session<'s>,
     compress: Compress,
     jobs: (Sender<Job>, Receiver<Job>),
     packs: Mutex<Packs>,

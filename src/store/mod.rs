@@ -12,7 +12,7 @@ mod session;
 
 pub(crate) use index::BlobInfo;
 pub use index::{ImageInfo, LayerInfo};
-pub(crate) use ingest::{Found, Ingest, Slot};
+pub(crate) use ingest::{Found, IndexReader, Ingest, Slot};
 pub use open::{OpenOptions, Store};
 pub(crate) use read::{ChunkReader, RawChunk};
 pub(crate) use session::Outcome;

@@ -7,20 +7,21 @@ use super::index::Change;
 use super::open::Store;
 use super::packs::SealedPack;
 use crate::error::{Error, Result};
-use crate::sys::publish::{Draft, io_error, make_dir, sync_dir};
+use crate::sys::publish::{Draft, io_error, sync_dir};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 /// A locked directory for drafts. Dropped, it takes what was not published with it.
-pub(super) struct Session {
+pub(super) struct Session<'s> {
+    store: &'s Store,
     pub(super) name: String,
     pub(super) path: PathBuf,
     /// Held open for the lock it carries.
     _lock: File,
 }
 
-impl Session {
-    pub(super) fn begin(store: &Store) -> Result<Self> {
+impl<'s> Session<'s> {
+    pub(super) fn begin(store: &'s Store) -> Result<Self> {
         // Between making and locking, the directory must not look abandoned to a sweeper.
         let _sessions = store.lock_sessions()?;
         let tmp = store.dir("tmp");
@@ -29,14 +30,14 @@ impl Session {
         let lock = File::open(&path).map_err(|e| io_error("open", &path, e))?;
         lock.try_lock().map_err(|e| io_error("lock", &path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, path, _lock: lock })
+        Ok(Self { store, name, path, _lock: lock })
     }
 }
 
-impl Drop for Session {
+impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // What fails here is swept at the next open.
-        let _ = fs::remove_dir_all(&self.path);
+        // What fails here is swept at the next open, as long as the directory is there to tell of it.
+        let _ = self.store.clear(&self.name, &self.path);
     }
 }
 
@@ -62,17 +63,36 @@ impl Store {
                 continue;
             }
             let name = found.file_name().to_string_lossy().into_owned();
-            fs::remove_dir_all(found.path()).map_err(|e| io_error("remove abandoned", &found.path(), e))?;
-            self.with_index(|index| index.write(|change| change.drop_reservations(&name)))?;
+            self.clear(&name, &found.path())?;
         }
         Ok(())
+    }
+
+    /// Removes what a session has not committed: packs under their final names too, then the addresses they had,
+    /// and last the directory, which until then tells that there is something to remove.
+    fn clear(&self, session: &str, dir: &Path) -> Result<()> {
+        let reserved = self.with_index(|index| index.reservations(session))?;
+        for base in &reserved {
+            let path = self.dir("packs").join(super::packs::pack_name(*base));
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io_error("remove abandoned", &path, e));
+                }
+                _ => {}
+            }
+        }
+        if !reserved.is_empty() {
+            sync_dir(&self.dir("packs"))?;
+            self.with_index(|index| index.write(|change| change.drop_reservations(session)))?;
+        }
+        fs::remove_dir_all(dir).map_err(|e| io_error("remove abandoned", dir, e))
     }
 
     /// Makes everything a session produced durable and visible, in the order of `docs/ORDERING.md`.
     /// Nothing refers to a file before it is on disk under its final name.
     pub(super) fn publish(
         &self,
-        session: &Session,
+        session: &Session<'_>,
         packs: Vec<SealedPack>,
         outcome: Outcome,
         record: impl FnOnce(&Change<'_>) -> Result<()>,
@@ -98,7 +118,7 @@ impl Store {
                 change.add_chunks(table)?;
             }
             record(change)?;
-            change.drop_reservations(&session.name).map(drop)
+            change.drop_reservations(&session.name)
         };
         self.with_index(|index| index.write(commit)) // 4. the transaction that makes all of it count
     }

@@ -1,0 +1,16 @@
+//! Layers: a tar comes in, its record and chunks stay, the same tar goes out.
+
+mod assemble;
+mod content;
+mod export;
+mod import;
+mod options;
+mod read;
+mod record;
+
+pub use content::FileReader;
+pub use export::LayerExport;
+pub use import::{ImportStats, LayerImport};
+pub(crate) use import::{LayerDone, LayerJob, import_layers};
+pub use options::ImportOptions;
+pub use read::{Entries, Layer, LayerEntry};
