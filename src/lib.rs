@@ -1,6 +1,7 @@
 //! layerstore: a content-addressable store for container layers.
 #![warn(rust_2018_idioms)]
 
+mod codec;
 mod digest;
 mod error;
 mod format;
@@ -8,6 +9,9 @@ mod id;
 mod limits;
 mod observe;
 
+pub use codec::blob::{BlobReader, BlobSummary};
+pub use codec::media::Compression;
+pub use codec::writer::BlobWriter;
 pub use digest::{Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
 pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
