@@ -14,7 +14,10 @@ mod store;
 mod sys;
 mod tar;
 
+pub use codec::blob::{BlobReader, BlobSummary};
 pub use codec::chunk::Compress;
+pub use codec::media::Compression;
+pub use codec::writer::BlobWriter;
 pub use digest::{Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
 pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
