@@ -292,7 +292,7 @@ fn take_apart<'a>(
         let _ = spare.try_send(buffer);
     }
     let tar_size = hasher.len();
-    parser.finish(&mut assembler)?;
+    parser.finish()?;
     Ok(Parsed { assembler, diff_id: hasher.finish(), tar_size })
 }
 
