@@ -7,6 +7,7 @@ mod format;
 mod id;
 mod limits;
 mod observe;
+mod tar;
 
 pub use digest::{Digest, Hasher};
 pub use error::{Error, ErrorKind, Result};
