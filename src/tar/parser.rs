@@ -143,7 +143,10 @@ impl Parser {
     /// As in Go the end marker may be missing, wholly or its second block, and so may the padding of the last body.
     pub(crate) fn finish(self) -> Result<Summary> {
         let cut = match &self.state {
-            State::Header if self.filled > 0 => Some("a header"),
+            State::Header if self.filled > 0 => {
+                let start = self.offset - self.filled as u64;
+                return Err(at(Error::invalid("the tar ends inside a header"), b"", start));
+            }
             State::Header | State::Padding if self.extensions.pending() => Some("the entry of an extended header"),
             State::Header | State::Padding => None,
             // One block or at least the two of a whole marker.
@@ -154,7 +157,7 @@ impl Parser {
             State::Doubtful { .. } | State::Content { .. } | State::Skip { .. } => Some("the content of an entry"),
         };
         match cut {
-            Some(cut) => Err(self.at(Error::invalid(format!("the tar ends before or inside {cut}")))),
+            Some(cut) => Err(self.at(Error::invalid(format!("the tar ends before or in {cut}")))),
             None => Ok(Summary { entries: self.entries, bytes: self.offset }),
         }
     }
@@ -352,7 +355,8 @@ impl Parser {
 
     fn end_marker<S: Sink>(&mut self, zeros: u64, bytes: &[u8], sink: &mut S) -> Result<usize> {
         if !bytes.chunks(BLOCK).all(|chunk| chunk == &ZERO[..chunk.len()]) {
-            return Err(Error::invalid("data after the end of the archive").subject(format!("byte {}", self.offset)));
+            let at = self.offset + bytes.iter().take_while(|&&b| b == 0).count() as u64;
+            return Err(Error::invalid("data after the end of the archive").subject(format!("byte {at}")));
         }
         sink.segment(bytes)?;
         self.offset += bytes.len() as u64;
