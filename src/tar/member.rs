@@ -147,7 +147,9 @@ fn kind(
         return Err(Error::invalid("GNU.sparse on something that is not a plain file"));
     }
     Ok(match header.kind() {
-        b'0' | b'7' | 0 if name.last().is_none_or(|&b| b == b'/') => directory_as_file(header.kind(), name, path, size)?,
+        b'0' | b'7' | 0 if name.last().is_none_or(|&b| b == b'/') => {
+            directory_as_file(header.kind(), name, path, size)?
+        }
         b'0' | b'7' | 0 if sparse => pax_sparse(ext, size, limits)?,
         b'0' | b'7' | 0 => (EntryKind::File { size: logical(size, limits)?, sparse: None }, Body::Content(size)),
         b'S' => old_sparse(header, ext, size, limits)?,
@@ -174,7 +176,11 @@ fn kind(
 /// agree when there is no content, and for the root, which cannot be a file.
 fn directory_as_file(kind: u8, name: &[u8], path: &[u8], size: u64) -> Result<(EntryKind, Body)> {
     if names::is_bare_root(name) {
-        return Err(Error::invalid(if name.is_empty() { "an entry without a name" } else { "the root as a plain file" }));
+        return Err(Error::invalid(if name.is_empty() {
+            "an entry without a name"
+        } else {
+            "the root as a plain file"
+        }));
     }
     if size > 0 && (kind == 0 || !path.is_empty()) {
         return Err(Error::invalid("a plain file named like a directory, with content"));

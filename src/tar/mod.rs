@@ -21,9 +21,11 @@ mod names;
 mod parser;
 mod pax;
 mod sparse;
+mod writer;
 mod xattr;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use parser::{Parser, Sink, Summary};
+pub(crate) use writer::Writer;

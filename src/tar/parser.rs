@@ -37,19 +37,30 @@ pub(crate) struct Summary {
 enum State {
     Header,
     /// The body of an extended header of type `kind`.
-    Extension { kind: u8, left: u64 },
+    Extension {
+        kind: u8,
+        left: u64,
+    },
     /// An extension block of an old GNU sparse map.
     OldMap(Box<Pending>, Map),
     /// The map of a sparse file of format 1.0.
     DataMap(Box<Pending>, MapReader),
     /// The block after a hard link that claims `size` bytes of content.
-    Doubtful { size: u64 },
-    Content { left: u64 },
+    Doubtful {
+        size: u64,
+    },
+    Content {
+        left: u64,
+    },
     /// Segment bytes without meaning: what a reader skips, then padding up to the next block.
-    Skip { left: u64 },
+    Skip {
+        left: u64,
+    },
     Padding,
     /// The end marker, `zeros` bytes of it so far.
-    End { zeros: u64 },
+    End {
+        zeros: u64,
+    },
 }
 
 /// A sparse file whose map is still being read.

@@ -47,8 +47,7 @@ const KEYS: [(&[u8], Key); 13] = [
 
 /// Keys of a global header that leave entries as they are. All others are refused: POSIX applies them to every entry
 /// that follows, Go and so every container engine ignores them.
-const GLOBAL: [&[u8]; 7] =
-    [b"comment", b"atime", b"ctime", b"uname", b"gname", b"SCHILY.archtype", b"SCHILY.release"];
+const GLOBAL: [&[u8]; 7] = [b"comment", b"atime", b"ctime", b"uname", b"gname", b"SCHILY.archtype", b"SCHILY.release"];
 
 /// One extended header of type `x`. The buffers are reused from entry to entry.
 #[derive(Default)]

@@ -24,14 +24,16 @@ impl Map {
     /// Appends a range. Empty ones, which writers use to mark the end of the file, are checked and dropped.
     pub(crate) fn push(&mut self, offset: u64, len: u64, limits: &Limits) -> Result<()> {
         self.count += 1;
-        if self.count > limits.sparse_ranges {
+        // One more for the empty range that marks the end.
+        if self.count > limits.sparse_ranges + 1 || self.ranges.len() >= limits.sparse_ranges && len > 0 {
             return Err(Error::limit("a sparse file has too many ranges", limits.sparse_ranges, self.count));
         }
         if offset < self.end {
             return Err(Error::invalid("the ranges of a sparse file overlap or do not ascend"));
         }
         let end = offset.checked_add(len).filter(|&end| end <= limits.layer_size);
-        self.end = end.ok_or_else(|| Error::limit("a range of a sparse file ends too far", limits.layer_size, offset))?;
+        self.end =
+            end.ok_or_else(|| Error::limit("a range of a sparse file ends too far", limits.layer_size, offset))?;
         if len > 0 {
             self.ranges.push(DataRange { offset, len });
             // Disjoint ranges below `end` cannot overflow their sum.
@@ -111,7 +113,7 @@ impl MapReader {
         let number = self.number.take().ok_or_else(|| Error::invalid("a sparse map with an empty line"))?;
         match (self.left, self.offset) {
             (None, _) => {
-                if number > limits.sparse_ranges as u64 {
+                if number > limits.sparse_ranges as u64 + 1 {
                     return Err(Error::limit("a sparse file has too many ranges", limits.sparse_ranges, number));
                 }
                 self.left = Some(number);
@@ -162,7 +164,7 @@ mod tests {
         for bad in ["\n", "1\n\n", "1\nx", "-1\n", "1\n99999999999999999999\n", "1\n0\n"] {
             assert!(read(bad, 100).is_err(), "{bad:?}");
         }
-        assert_eq!(read("65537\n", 9).unwrap_err().kind(), ErrorKind::LimitExceeded);
+        assert_eq!(read("65538\n", 9).unwrap_err().kind(), ErrorKind::LimitExceeded);
     }
 
     #[test]

@@ -1,27 +1,27 @@
 //! Builders of tars, valid and not. They check nothing, so that what no writer would write can be written.
 
 /// One block of zeros.
-pub const ZERO: [u8; 512] = [0; 512];
+pub(crate) const ZERO: [u8; 512] = [0; 512];
 
 /// A header block; `Head { kind: b'5', ..head("d/") }.block()`.
 #[derive(Clone)]
-pub struct Head {
-    pub name: Vec<u8>,
-    pub size: i64,
-    pub kind: u8,
-    pub link: Vec<u8>,
-    pub mode: i64,
-    pub uid: i64,
-    pub gid: i64,
-    pub mtime: i64,
-    pub magic: &'static [u8; 8],
-    pub device: (i64, i64),
+pub(crate) struct Head {
+    pub(crate) name: Vec<u8>,
+    pub(crate) size: i64,
+    pub(crate) kind: u8,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: i64,
+    pub(crate) uid: i64,
+    pub(crate) gid: i64,
+    pub(crate) mtime: i64,
+    pub(crate) magic: &'static [u8; 8],
+    pub(crate) device: (i64, i64),
     /// Written over the fields before the checksum is taken.
-    pub raw: Vec<(usize, Vec<u8>)>,
+    pub(crate) raw: Vec<(usize, Vec<u8>)>,
 }
 
 /// The header of an empty plain file.
-pub fn head(name: impl AsRef<[u8]>) -> Head {
+pub(crate) fn head(name: impl AsRef<[u8]>) -> Head {
     Head {
         name: name.as_ref().to_vec(),
         size: 0,
@@ -38,7 +38,7 @@ pub fn head(name: impl AsRef<[u8]>) -> Head {
 }
 
 impl Head {
-    pub fn block(&self) -> Vec<u8> {
+    pub(crate) fn block(&self) -> Vec<u8> {
         let mut block = self.fields();
         let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -46,7 +46,7 @@ impl Head {
     }
 
     /// With a checksum that is wrong.
-    pub fn unsummed(&self) -> Vec<u8> {
+    pub(crate) fn unsummed(&self) -> Vec<u8> {
         let mut block = self.fields();
         block[148..156].copy_from_slice(b"000000\0 ");
         block
@@ -74,7 +74,7 @@ impl Head {
     }
 
     /// The header and its content, padded.
-    pub fn with(mut self, content: impl AsRef<[u8]>) -> Vec<u8> {
+    pub(crate) fn with(mut self, content: impl AsRef<[u8]>) -> Vec<u8> {
         let content = content.as_ref();
         self.size = content.len() as i64;
         [self.block(), padded(content)].concat()
@@ -82,7 +82,7 @@ impl Head {
 }
 
 /// A numeric field: octal, or base-256 where octal does not fit.
-pub fn number(value: i64, width: usize) -> Vec<u8> {
+pub(crate) fn number(value: i64, width: usize) -> Vec<u8> {
     if (0..1 << (3 * (width - 1))).contains(&value) {
         return format!("{value:0digits$o}\0", digits = width - 1).into_bytes();
     }
@@ -95,45 +95,45 @@ pub fn number(value: i64, width: usize) -> Vec<u8> {
 }
 
 /// `content` filled up with zeros to whole blocks.
-pub fn padded(content: &[u8]) -> Vec<u8> {
+pub(crate) fn padded(content: &[u8]) -> Vec<u8> {
     let mut out = content.to_vec();
     out.resize(content.len().next_multiple_of(512), 0);
     out
 }
 
-pub fn file(name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn file(name: impl AsRef<[u8]>, content: impl AsRef<[u8]>) -> Vec<u8> {
     head(name).with(content)
 }
 
-pub fn dir(name: &str) -> Vec<u8> {
+pub(crate) fn dir(name: &str) -> Vec<u8> {
     typed(name, b'5')
 }
 
 /// A header of some type and nothing else.
-pub fn typed(name: &str, kind: u8) -> Vec<u8> {
+pub(crate) fn typed(name: &str, kind: u8) -> Vec<u8> {
     Head { kind, ..head(name) }.block()
 }
 
-pub fn symlink(name: &str, target: &str) -> Vec<u8> {
+pub(crate) fn symlink(name: &str, target: &str) -> Vec<u8> {
     Head { kind: b'2', link: target.into(), ..head(name) }.block()
 }
 
-pub fn hardlink(name: &str, target: &str) -> Vec<u8> {
+pub(crate) fn hardlink(name: &str, target: &str) -> Vec<u8> {
     Head { kind: b'1', link: target.into(), ..head(name) }.block()
 }
 
 /// An extended header of type `kind` with this body.
-pub fn extended(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn extended(kind: u8, body: &[u8]) -> Vec<u8> {
     Head { kind, ..head("PaxHeaders/x") }.with(body)
 }
 
 /// A PAX header with these records.
-pub fn pax<K: AsRef<[u8]>, V: AsRef<[u8]>>(records: &[(K, V)]) -> Vec<u8> {
+pub(crate) fn pax<K: AsRef<[u8]>, V: AsRef<[u8]>>(records: &[(K, V)]) -> Vec<u8> {
     extended(b'x', &records.iter().flat_map(|(k, v)| record(k.as_ref(), v.as_ref())).collect::<Vec<_>>())
 }
 
 /// One PAX record; its length counts its own digits.
-pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(crate) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = [b" ", key, b"=", value, b"\n"].concat();
     let mut length = rest.len();
     while length.to_string().len() + rest.len() != length {
@@ -143,7 +143,7 @@ pub fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 /// A GNU long name.
-pub fn long(name: &str) -> Vec<u8> {
+pub(crate) fn long(name: &str) -> Vec<u8> {
     let head = Head { kind: b'L', magic: b"ustar  \0", ..head("././@LongLink") };
     head.with([name.as_bytes(), b"\0"].concat())
 }

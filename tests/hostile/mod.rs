@@ -3,13 +3,13 @@
 //! A layer is either refused ([`Verdict::Reject`]) or has one defined, confined result ([`Verdict::Safe`]). The bytes
 //! are built on demand, since some are hundreds of megabytes.
 
-pub mod build;
 mod archives;
+pub(crate) mod build;
 mod entries;
 
 /// What must happen to a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// A typed error at import, and nothing kept.
     Reject,
     /// Imported; what results is confined to the tree and the same everywhere.
@@ -17,18 +17,18 @@ pub enum Verdict {
 }
 
 /// One hostile layer.
-pub struct Case {
+pub(crate) struct Case {
     /// File name; the suffix says how it is compressed.
-    pub name: &'static str,
-    pub verdict: Verdict,
+    pub(crate) name: &'static str,
+    pub(crate) verdict: Verdict,
     /// The advisory it comes from, or what must hold.
-    pub reason: &'static str,
-    pub build: fn() -> Vec<u8>,
+    pub(crate) reason: &'static str,
+    pub(crate) build: fn() -> Vec<u8>,
 }
 
 impl Case {
     /// Whether it is a tar that is not compressed.
-    pub fn is_plain(&self) -> bool {
+    pub(crate) fn is_plain(&self) -> bool {
         self.name.ends_with(".tar")
     }
 }
@@ -42,6 +42,6 @@ const fn safe(name: &'static str, reason: &'static str, build: fn() -> Vec<u8>) 
 }
 
 /// All cases.
-pub fn cases() -> impl Iterator<Item = &'static Case> {
+pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
     entries::CASES.iter().chain(archives::CASES)
 }
