@@ -8,7 +8,9 @@ use hostile::build::{Head, extended, file, hardlink, head, long, number, padded,
 use hostile::{Verdict, cases};
 use proptest::prelude::*;
 
-#[path = "../../tests/hostile/mod.rs"]
+mod dialects;
+
+#[path = "../../../tests/hostile/mod.rs"]
 pub(super) mod hostile;
 
 /// One call of a sink; consecutive segments, and consecutive contents, are one.
