@@ -6,6 +6,9 @@ mod codec;
 mod digest;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod layer;
 mod limits;

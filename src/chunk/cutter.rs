@@ -114,7 +114,7 @@ mod tests {
             let bytes = noise(len);
             let whole = lengths(&bytes, &[]);
             prop_assert_eq!(&lengths(&bytes, &splits), &whole);
-            prop_assert!(whole.iter().rev().skip(1).all(|&n| (16 << 10..=256 << 10).contains(&n)));
+            prop_assert!(whole.iter().rev().skip(1).all(|&n| (32 << 10..=256 << 10).contains(&n)));
         }
     }
 

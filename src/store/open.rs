@@ -47,7 +47,7 @@ impl OpenOptions {
         self
     }
 
-    /// How a store made by this call cuts content. An existing store keeps its own. Default 16/64/256 KiB chunks.
+    /// How a store made by this call cuts content. An existing store keeps its own. Default 32/128/256 KiB chunks.
     #[must_use]
     pub fn chunking(mut self, chunking: Chunking) -> Self {
         self.chunking = chunking;
@@ -213,7 +213,7 @@ mod tests {
         let root = dir.path().join("a/b");
         assert_eq!(kind(Store::open_with(&root, &OpenOptions::default().create(false))), ErrorKind::NotFound);
         assert!(!root.exists());
-        let custom = Chunking { avg: 32 << 10, ..Chunking::default() };
+        let custom = Chunking { avg: 64 << 10, ..Chunking::default() };
         Store::open_with(&root, &OpenOptions::default().chunking(custom)).unwrap();
         assert_eq!(fs::metadata(&root).unwrap().mode() & 0o7777, 0o700);
         assert_eq!(Store::open(&root).unwrap().chunking(), custom);
@@ -239,7 +239,7 @@ mod tests {
         let good = fs::read_to_string(&file).unwrap();
         fs::write(&file, good.replace("format 1", "format 2")).unwrap();
         assert_eq!(kind(Store::open(&root)), ErrorKind::Unsupported);
-        fs::write(&file, good.replace("chunk-avg 65536", "chunk-avg 32768")).unwrap();
+        fs::write(&file, good.replace("chunk-avg 131072", "chunk-avg 65536")).unwrap();
         assert_eq!(kind(Store::open(&root)), ErrorKind::Corrupt);
         fs::write(&file, good).unwrap();
         Store::open(&root).unwrap();
