@@ -154,13 +154,15 @@ fn zstd_piece<W: Write>(
         let produced = output.pos();
         out.write(&space[..produced])?;
     }
-    while last {
-        let mut output = OutBuffer::around(&mut *space);
-        let remaining = encoder.finish(&mut output, true).map_err(failed)?;
-        let produced = output.pos();
-        out.write(&space[..produced])?;
-        if remaining == 0 {
-            break;
+    if last {
+        loop {
+            let mut output = OutBuffer::around(&mut *space);
+            let remaining = encoder.finish(&mut output, true).map_err(failed)?;
+            let produced = output.pos();
+            out.write(&space[..produced])?;
+            if remaining == 0 {
+                break;
+            }
         }
     }
     Ok(())

@@ -11,6 +11,6 @@ mod record;
 pub use content::FileReader;
 pub use export::LayerExport;
 pub use import::{ImportStats, LayerImport};
-pub(crate) use import::{LayerDone, LayerJob, import_layers};
+pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};
 pub use options::ImportOptions;
 pub use read::{Entries, Layer, LayerEntry};

@@ -1,0 +1,91 @@
+//! The images a store has: by name, with their configuration and manifest.
+
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{ImageInfo, Store};
+
+impl Store {
+    /// All images, by name.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` from the database.
+    pub fn images(&self) -> Result<Vec<ImageInfo>> {
+        self.with_index(|index| index.images())
+    }
+
+    /// The image of this name, or with this digest as its manifest or configuration (`sha256:<hex>`, or the first
+    /// digits of it, six at least, if only one image fits).
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` if several images fit.
+    pub fn image(&self, name: &str) -> Result<ImageInfo> {
+        if let Some(image) = self.with_index(|index| index.image(name))? {
+            return Ok(image);
+        }
+        let hex = name.strip_prefix("sha256:").unwrap_or(name);
+        let fits = |d: &Digest| hex.len() >= 6 && d.hex().starts_with(hex);
+        let mut found = self.images()?;
+        found.retain(|image| fits(&image.config) || fits(&image.manifest));
+        // Several names of one image are no ambiguity.
+        match found.split_first() {
+            None => Err(Error::not_found("no such image").subject(name)),
+            Some((first, rest)) if rest.iter().all(|i| i.config == first.config) => Ok(first.clone()),
+            Some(_) => {
+                let names: Vec<_> = found.iter().map(|i| i.name.as_str()).collect();
+                Err(Error::invalid("several images fit").subject(name).actual(names.join(", ")))
+            }
+        }
+    }
+
+    /// The image's configuration, the JSON it was imported with.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is missing or does not match its digest.
+    pub fn image_config(&self, image: &ImageInfo) -> Result<Vec<u8>> {
+        self.read_blob(&image.config)
+    }
+
+    /// The image's manifest, the JSON it was imported with; made at import for sources that have none.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is missing or does not match its digest.
+    pub fn image_manifest(&self, image: &ImageInfo) -> Result<Vec<u8>> {
+        self.read_blob(&image.manifest)
+    }
+
+    fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let path = self.blob_path(digest);
+        let bytes = std::fs::read(&path).map_err(|e| {
+            Error::new(ErrorKind::Corrupt, format!("cannot read a blob: {e}")).subject(path.display()).source(e)
+        })?;
+        let actual = Digest::of(&bytes);
+        if actual == *digest {
+            Ok(bytes)
+        } else {
+            let e = Error::corrupt("blob does not match its digest").subject(path.display());
+            Err(e.expected(digest).actual(actual))
+        }
+    }
+
+    /// Takes an image's name away. Its layers stay until gc.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn remove_image(&self, name: &str) -> Result<()> {
+        match self.with_index(|index| index.write(|change| change.remove_image(name)))? {
+            true => Ok(()),
+            false => Err(Error::not_found("no such image").subject(name)),
+        }
+    }
+
+    /// Lets go of a layer that was imported by itself. It stays until gc, or as long as an image uses it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn release_layer(&self, diff_id: &Digest) -> Result<()> {
+        match self.with_index(|index| index.write(|change| change.hold_layer(diff_id, false)))? {
+            true => Ok(()),
+            false => Err(Error::not_found("no such layer").subject(diff_id)),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Reading `docker save` archives: `manifest.json` names a config and layers for each image.
+//!
+//! The names are paths in the archive: `<hex>.json` and `<id>/layer.tar` before Docker 25 (a layer.tar may be a link to
+//! another image's), `blobs/sha256/<hex>` since, `<hex>.tar` from skopeo, `sha256:<hex>` and `<hex>.tar.gz` from crane. Where
+//! a name is a digest, it is held against the bytes. Source: Docker image-spec 1.2, "Combined Image JSON + Filesystem".
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::image::members::Members;
+use crate::image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, verify};
+use crate::image::spec::{Config, ConfigPlatform, DockerImage, JSON_LIMIT, parse};
+
+/// The images of an archive; a candidate's `number` is the place in it.
+pub(crate) struct Archive {
+    images: Vec<DockerImage>,
+}
+
+impl Archive {
+    pub(crate) fn read(members: &Members, manifest: &[u8]) -> Result<(Self, Vec<Candidate>)> {
+        let images: Vec<DockerImage> = parse("manifest.json", manifest)?;
+        let mut candidates = Vec::new();
+        for (number, image) in images.iter().enumerate() {
+            let platform = platform_of(members, image);
+            let mut add = |reference: Option<&String>| {
+                let (reference, platform) = (reference.cloned(), platform.clone());
+                candidates.push(Candidate { reference, platform, manifest: None, aliases: vec![], number });
+            };
+            match image.repo_tags.as_deref() {
+                None | Some([]) => add(None),
+                Some(tags) => tags.iter().for_each(|tag| add(Some(tag))),
+            }
+        }
+        Ok((Self { images }, candidates))
+    }
+
+    pub(crate) fn plan(&self, members: &Members, candidate: &Candidate) -> Result<ImagePlan> {
+        let image = &self.images[candidate.number];
+        let config = members.read(&image.config, JSON_LIMIT)?;
+        let config = config.ok_or_else(|| Error::not_found("the archive lacks the config").subject(&image.config))?;
+        let config_digest = digest_in(&image.config).unwrap_or_else(|| Digest::of(&config));
+        verify("the config", &config, config_digest)?;
+        let parsed: Config = parse("the config", &config)?;
+        let names = image.layers.as_deref().unwrap_or_default();
+        let diff_ids = parsed.diff_ids(names.len())?;
+        let plan_one = |(name, &diff_id): (&String, &Digest)| {
+            let reader = members.open(name)?;
+            let reader = reader.ok_or_else(|| Error::not_found("the archive lacks the layer").subject(name))?;
+            // Only in `blobs` is the name the digest of the bytes as stored; `<hex>.tar` is that of the bare tar.
+            let blob = name.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
+            Ok(PlannedLayer { diff_id, blob, size: Some(reader.len()), media_type: None, member: name.clone() })
+        };
+        let layers = names.iter().zip(diff_ids).map(plan_one).collect::<Result<_>>()?;
+        Ok(ImagePlan { reference: candidate.reference.clone(), manifest: None, config_digest, config, layers })
+    }
+}
+
+/// The digest a config's name is made of, if it is.
+fn digest_in(name: &str) -> Option<Digest> {
+    let last = name.rsplit('/').next()?;
+    let last = last.strip_suffix(".json").unwrap_or(last);
+    Digest::from_hex(last.strip_prefix("sha256:").unwrap_or(last)).ok()
+}
+
+/// What can not be read says nothing here; it will when the candidate is selected.
+fn platform_of(members: &Members, image: &DockerImage) -> Option<Platform> {
+    let json = members.read(&image.config, JSON_LIMIT).ok()??;
+    Platform::from_config(&parse::<ConfigPlatform>("the config", &json).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sees_digests_in_config_names() {
+        let digest = Digest::of(b"x");
+        let hex = digest.hex();
+        for name in [format!("{hex}.json"), format!("blobs/sha256/{hex}"), format!("sha256:{hex}"), hex.clone()] {
+            assert_eq!(digest_in(&name), Some(digest), "{name}");
+        }
+        assert_eq!(digest_in("config.json"), None);
+    }
+}

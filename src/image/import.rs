@@ -1,0 +1,165 @@
+//! Importing an image: its layers, several at a time, then configuration, manifest and name, all in one transaction.
+
+use super::manifest::{LayerBlob, manifest_for};
+use super::plan::{ImagePlan, PlannedLayer, Selector};
+use super::source::ImageSource;
+use crate::codec::media::Compression;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::layer::{ImportOptions, ImportStats, LayerDone, LayerImport, LayerJob, import_layers, import_stats};
+use crate::observe::{Event, Observer};
+use crate::store::{BlobInfo, ImageInfo, Ingest, Outcome, Store};
+use crate::sys::lock::Lock;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an imported image became.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ImageImport {
+    /// The name it has in the store.
+    pub name: String,
+    /// Digest of the manifest; made here for sources that have none.
+    pub manifest: Digest,
+    /// Digest of the configuration, the image's id.
+    pub config: Digest,
+    /// The layers, bottom first.
+    pub layers: Vec<LayerImport>,
+    /// What the import added to the store.
+    pub stats: ImportStats,
+}
+
+impl Store {
+    /// Imports the image that `selector` picks from `source`, under `name` or, without one, under its reference in the
+    /// source, or else its configuration's digest. A name that another image had is taken from it.
+    ///
+    /// Layers that the store has are not read. Layers are imported in parallel; if another process is importing one
+    /// of them, this waits for it and uses the result. When this returns `Ok`, all of the image is durable.
+    ///
+    /// # Errors
+    /// As [`ImageSource::select`] and [`Store::import_layer`]; `Busy` if another process imports the same layer for
+    /// longer than the options' patience. In all of these nothing of the image stays.
+    pub fn import_image(
+        &self,
+        source: &ImageSource,
+        selector: &Selector,
+        name: Option<&str>,
+        options: &ImportOptions,
+        observer: &dyn Observer,
+    ) -> Result<ImageImport> {
+        let plan = source.select(selector)?;
+        let name = name.map(str::to_owned).or_else(|| plan.reference.clone());
+        let name = name.unwrap_or_else(|| plan.config_digest.to_string());
+        self.import_plan(source, &plan, &name, options, observer).map_err(|e| e.subject(format!("image {name}")))
+    }
+
+    fn import_plan(
+        &self,
+        source: &ImageSource,
+        plan: &ImagePlan,
+        name: &str,
+        options: &ImportOptions,
+        observer: &dyn Observer,
+    ) -> Result<ImageImport> {
+        let missing = self.missing(plan, options)?;
+        // In ascending order, as everyone does, so that two images that share layers cannot wait for each other.
+        let lock = |diff_id| self.lock_layer(diff_id, options.patience, observer);
+        let _locks: Vec<Lock> = missing.iter().map(lock).collect::<Result<_>>()?;
+        let missing = if missing.is_empty() { missing } else { self.missing(plan, options)? };
+
+        let ingest = Ingest::begin(self, options.compress, options.threads)?;
+        let jobs = self.jobs(source, plan, missing, observer)?;
+        let done = if jobs.is_empty() { vec![] } else { import_layers(&ingest, jobs, options, observer)? };
+        let stats = import_stats(&ingest, &done);
+        let new: BTreeMap<Digest, Digest> = done.iter().map(|d| (d.info.diff_id, d.blob.digest)).collect();
+        let image = self.commit(ingest, plan, name, done)?;
+        let layers = image.layers.iter().map(|diff_id| {
+            let known = self.known_layer(diff_id)?.ok_or_else(|| Error::not_found("no such layer").subject(diff_id))?;
+            let blob = new.get(diff_id).copied();
+            Ok(LayerImport { known: blob.is_none(), blob, ..known })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(ImageImport { name: image.name, manifest: image.manifest, config: image.config, layers, stats })
+    }
+
+    /// The layers that have to be read: not in the store, or wanted as blobs and not kept yet.
+    fn missing(&self, plan: &ImagePlan, options: &ImportOptions) -> Result<BTreeSet<Digest>> {
+        self.with_index(|index| {
+            let mut missing = BTreeSet::new();
+            for layer in &plan.layers {
+                let kept = match layer.blob.filter(|_| options.keep_blobs) {
+                    Some(blob) => index.blob(&blob)?.is_some_and(|b| b.kept),
+                    None => true,
+                };
+                if !kept || index.layer(&layer.diff_id)?.is_none() {
+                    missing.insert(layer.diff_id);
+                }
+            }
+            Ok(missing)
+        })
+    }
+
+    fn jobs<'a>(
+        &self,
+        source: &'a ImageSource,
+        plan: &'a ImagePlan,
+        mut missing: BTreeSet<Digest>,
+        observer: &dyn Observer,
+    ) -> Result<Vec<LayerJob<'a>>> {
+        let mut jobs = Vec::new();
+        for (number, layer) in plan.layers.iter().enumerate() {
+            if !missing.remove(&layer.diff_id) {
+                observer.event(Event::LayerFinished { layer: number, diff_id: layer.diff_id, known: true });
+                continue;
+            }
+            jobs.push(LayerJob {
+                number,
+                source: Box::new(move || source.open_layer(layer)),
+                size: layer.size,
+                expected_blob: layer.blob,
+                expected_diff_id: Some(layer.diff_id),
+            });
+        }
+        Ok(jobs)
+    }
+
+    fn commit(&self, ingest: Ingest<'_>, plan: &ImagePlan, name: &str, done: Vec<LayerDone>) -> Result<ImageInfo> {
+        let mut outcome = Outcome::default();
+        let new: Vec<_> = done.into_iter().map(|layer| layer.publish(self, &mut outcome)).collect();
+        let manifest = match &plan.manifest {
+            Some(manifest) => manifest.json.clone(),
+            None => self.make_manifest(plan)?,
+        };
+        let digest = Digest::of(&manifest);
+        for (digest, bytes) in [(plan.config_digest, &plan.config), (digest, &manifest)] {
+            let draft = ingest.draft()?;
+            draft.append(bytes)?;
+            outcome.files.push((draft, self.blob_path(&digest)));
+        }
+        let layers = plan.layers.iter().map(|l| l.diff_id).collect();
+        let image = ImageInfo { name: name.to_owned(), config: plan.config_digest, manifest: digest, layers };
+        ingest.commit(outcome, |change| {
+            for (info, blob) in &new {
+                change.add_layer(info)?;
+                change.add_blob(blob)?;
+            }
+            for layer in &plan.layers {
+                // The manifest ties this blob to this layer, even if it was not read.
+                if let (Some(digest), Some(size)) = (layer.blob, layer.size) {
+                    change.add_blob(&BlobInfo { digest, diff_id: layer.diff_id, size, kept: false })?;
+                }
+            }
+            change.put_image(&image)
+        })?;
+        Ok(image)
+    }
+
+    /// `docker save` in its old form has no manifest; its layers are plain tars, so their digests are the diff_ids.
+    fn make_manifest(&self, plan: &ImagePlan) -> Result<Vec<u8>> {
+        let blob = |layer: &PlannedLayer| {
+            let size = layer.size.ok_or_else(|| Error::invalid("a layer of unknown size").subject(layer.diff_id))?;
+            Ok(LayerBlob { digest: layer.diff_id, size, compression: Compression::None })
+        };
+        let blobs: Vec<_> = plan.layers.iter().map(blob).collect::<Result<_>>()?;
+        manifest_for((plan.config_digest, plan.config.len() as u64), &blobs, None)
+    }
+}
