@@ -11,7 +11,7 @@
 //! | `whiteout.rs` | what a layer hides of the layers below it, done before its entries are added |
 //! | `walk.rs` | listing in sorted order |
 //! | `diff.rs` | the changes that make one tree another |
-| `model.rs` | for tests: the same rules without regard to speed |
+//! | `model.rs` | for tests: the same rules without regard to speed |
 //!
 //! # Applying a layer
 //! Sources: image-spec `layer.md`, and where it is silent what containerd (`pkg/archive/tar.go`) and umoci
