@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 pub(crate) const BLOCK: usize = 256 << 10;
 
 /// Blocks in flight to the hashing thread; with the one in use they bound the memory of an input.
-const IN_FLIGHT: usize = 3;
+const IN_FLIGHT: usize = 8;
 
 /// The source of a blob with the hash of everything read from it.
 pub(crate) struct Input<R> {
