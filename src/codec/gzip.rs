@@ -1,8 +1,8 @@
 //! Reading gzip (RFC 1952): strictly, straight into the caller's buffer.
 //!
-//! Every member's header, CRC-32 and length are checked. After the last member nothing may follow, zero padding included;
-//! Go's `compress/gzip`, which containerd and Docker read layers with, refuses the same. The header is parsed here and
-//! not in zlib so that the errors are ours and the deflate stream stays raw.
+//! Every member's header, CRC-32 and length are checked. After the last member nothing may follow, zero padding
+//! included; Go's `compress/gzip`, which containerd and Docker read layers with, refuses the same. The header is parsed
+//! here and not in zlib so that the errors are ours and the deflate stream stays raw.
 
 use crate::codec::input::Input;
 use crate::error::{Error, Result};

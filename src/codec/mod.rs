@@ -1,7 +1,7 @@
 //! Compressed bytes in and out.
 //!
-//! A layer blob is read by [`blob::BlobReader`] and written by [`writer::BlobWriter`]; [`gzip`] and [`zstd`] hold the two
-//! formats, [`input`] the hashing of what comes in, [`media`] the names the formats have in manifests.
+//! A layer blob is read by [`blob::BlobReader`] and written by [`writer::BlobWriter`]; [`gzip`] and [`zstd`] hold the
+//! two formats, [`input`] the hashing of what comes in, [`media`] the names the formats have in manifests.
 
 pub(crate) mod blob;
 pub(crate) mod gzip;

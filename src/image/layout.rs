@@ -1,7 +1,7 @@
 //! Writing OCI layouts: into a directory, beside what is there, or as a new archive.
 //!
-//! Blobs come first and the index last, so that an index on disk never names a blob that is not. The archive also gets the
-//! `manifest.json` of `docker save`, as Docker 25 writes it, and so can be given to `docker load`.
+//! Blobs come first and the index last, so that an index on disk never names a blob that is not. The archive also gets
+//! the `manifest.json` of `docker save`, as Docker 25 writes it, and so can be given to `docker load`.
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};

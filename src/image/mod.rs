@@ -1,9 +1,9 @@
 //! Images on disk: OCI layouts and `docker save` archives, in and out. Knows nothing of the store.
 //!
 //! Reading: [`source::detect`] says what a path holds, [`source::ImageSource::select`] picks one image and gives an
-//! [`plan::ImagePlan`], whose layers [`source::ImageSource::open_layer`] opens. Manifest and config are verified against
-//! their digests when the plan is made; layer bytes are not, as only who reads them sees them all.
-//! Writing: [`layout::LayoutWriter`], with [`manifest::manifest_for`] where layers changed.
+//! [`plan::ImagePlan`], whose layers [`source::ImageSource::open_layer`] opens. Manifest and config are verified
+//! against their digests when the plan is made; layer bytes are not, as only who reads them sees them all. Writing:
+//! [`layout::LayoutWriter`], with [`manifest::manifest_for`] where layers changed.
 
 pub(crate) mod archive;
 pub(crate) mod docker;
