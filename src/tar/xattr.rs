@@ -4,7 +4,7 @@
 //! `LIBARCHIVE.xattr.<name, percent-encoded>` with the value in base64 (libarchive, which writes both). Bounds are the
 //! kernel's (`include/uapi/linux/limits.h`: XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX).
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::entry::Xattr;
 
 pub(crate) const SCHILY: &[u8] = b"SCHILY.xattr.";
@@ -198,10 +198,11 @@ pub(crate) fn base64_encode(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use proptest::prelude::*;
 
     /// u::rwx u:1000:r g::rx m::rx o::r, as `getfattr` shows it.
-    pub(crate) const ACL: &[u8] = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\x10\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    const ACL: &[u8] = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\x10\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
 
     #[test]
     fn sorts_the_namespaces() {

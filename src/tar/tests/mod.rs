@@ -1,6 +1,7 @@
 //! Tests of the parser as a whole: the byte account under any split, the hostile suite, and entries of real dialects.
 
-use super::{Parser, Sink, Summary};
+use super::parser::Summary;
+use super::{Parser, Sink};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time};
 use crate::limits::Limits;
