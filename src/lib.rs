@@ -10,7 +10,10 @@ pub mod fuzzing;
 mod id;
 mod limits;
 mod observe;
-#[cfg_attr(not(any(test, feature = "fuzzing")), expect(dead_code, unused_imports, reason = "the ingest that drives it is not here yet"))]
+#[cfg_attr(
+    not(any(test, feature = "fuzzing")),
+    expect(dead_code, unused_imports, reason = "the ingest that drives it is not here yet")
+)]
 mod tar;
 
 pub use digest::{Digest, Hasher};

@@ -1,9 +1,9 @@
 //! The deterministic writer of new layers: the same entries give the same bytes, on every machine and in every version.
 //!
 //! An entry is one ustar header if that can say everything, else a PAX header before it holds what does not fit, its
-//! records sorted by key. Names of users and groups are not written. Sparse files are GNU.sparse 1.0; an xattr whose name has a `=`, which would end a
-//! PAX key, is written in libarchive's encoding. What [`super::Parser`] would refuse is not written, and what it reads
-//! back is the entry that was given.
+//! records sorted by key. Names of users and groups are not written. Sparse files are GNU.sparse 1.0; an xattr whose
+//! name has a `=`, which would end a PAX key, is written in libarchive's encoding. What [`super::Parser`] would refuse
+//! is not written, and what it reads back is the entry that was given.
 
 use super::header::{BLOCK, Block, ZERO};
 use super::{member, xattr};
@@ -64,14 +64,10 @@ impl<W: Write> Writer<W> {
         let size = stored + map.len() as u64;
         let name = full_name(entry);
         let header = ustar(entry, &name, size, &mut records);
-        if !map.is_empty() {
-            // The path of the file is GNU.sparse.name; a reader that knows no sparse files makes this one.
-            let shown = [b"GNUSparseFile.0/", entry.split_path().1].concat();
-            let header = Ustar { prefix: b"", name: cut(&shown), ..header };
-            self.headers(entry, &records.sorted(), &header)?;
-        } else {
-            self.headers(entry, &records.sorted(), &header)?;
-        }
+        // The path of a sparse file is GNU.sparse.name; a reader that knows no sparse files makes this one.
+        let shown = [b"GNUSparseFile.0/", entry.split_path().1].concat();
+        let header = if map.is_empty() { header } else { Ustar { prefix: b"", name: cut(&shown), ..header } };
+        self.headers(entry, &records.sorted(), &header)?;
         self.raw(&map)?;
         self.owed = stored;
         self.padding = (stored.next_multiple_of(BLOCK as u64) - stored) as usize;
