@@ -401,6 +401,14 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_at_the_end_is_marked() {
+        let ranges = vec![DataRange { offset: 8, len: 2 }];
+        let map = |size| sparse_map(&EntryKind::File { size, sparse: Some(ranges.clone()) });
+        assert!(map(10).starts_with(b"1\n8\n2\n\0"));
+        assert!(map(11).starts_with(b"2\n8\n2\n11\n0\n\0"));
+    }
+
+    #[test]
     fn times_are_decimal() {
         let of = |secs, nanos| decimal(Time { secs, nanos });
         assert_eq!(of(-2, 500_000_000), "-1.5");
