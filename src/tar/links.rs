@@ -160,7 +160,7 @@ mod tests {
         let per_shard = 10_000_000u64.div_ceil(1 << SHARD_BITS);
         let shard: HashSet<u64> = (0..per_shard).collect();
         let slots = (shard.capacity() * 8 / 7).next_power_of_two();
-        assert!(slots * 9 << SHARD_BITS <= 151_000_000, "{slots} slots in a shard");
+        assert!((slots * 9) << SHARD_BITS <= 151_000_000, "{slots} slots in a shard");
         let mut shards = LinkCheck::new();
         for i in 0..100_000 {
             shards.entry(&entry(&format!("d{i}"), EntryKind::Directory)).unwrap();

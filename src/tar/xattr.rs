@@ -169,7 +169,7 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
     let end = text.iter().rposition(|&b| b != b'=').map_or(0, |i| i + 1);
     let (digits, padding) = text.split_at(end);
-    if padding.len() > 2 || (!padding.is_empty() && text.len() % 4 != 0) || digits.len() % 4 == 1 {
+    if padding.len() > 2 || (!padding.is_empty() && !text.len().is_multiple_of(4)) || digits.len() % 4 == 1 {
         return None;
     }
     let mut out = Vec::with_capacity(digits.len() * 3 / 4);
