@@ -199,11 +199,6 @@ impl Index {
         self.one(&format!("{BLOB} WHERE digest = ?1"), [digest.as_bytes()], blob_row)
     }
 
-    /// The blobs that a layer is known to have come from.
-    pub(crate) fn blobs_of(&self, diff_id: &Digest) -> Result<Vec<BlobInfo>> {
-        self.all(&format!("{BLOB} WHERE diff_id = ?1 ORDER BY digest"), [diff_id.as_bytes()], blob_row)
-    }
-
     pub(crate) fn images(&self) -> Result<Vec<ImageInfo>> {
         let sql = "SELECT name, config, manifest FROM images ORDER BY name";
         let rows = self.all(sql, [], |r| Ok((r.get(0)?, digest(r, 1)?, digest(r, 2)?)))?;

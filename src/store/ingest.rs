@@ -278,10 +278,10 @@ impl IndexReader<'_> {
 
 impl Drop for IndexReader<'_> {
     fn drop(&mut self) {
-        if let Some(index) = self.index.take() {
-            if index.end_reading().is_ok() {
-                self.store.give_index(index);
-            }
+        if let Some(index) = self.index.take()
+            && index.end_reading().is_ok()
+        {
+            self.store.give_index(index);
         }
     }
 }
