@@ -17,6 +17,7 @@ mod observe;
 mod store;
 mod sys;
 mod tar;
+mod tree;
 mod upkeep;
 
 pub use codec::blob::{BlobReader, BlobSummary};
@@ -35,7 +36,7 @@ pub use image::layout::{IndexEntry, LayoutWriter};
 pub use image::manifest::{LayerBlob, manifest_for};
 pub use image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, RawManifest, Selector};
 pub use image::source::{Detected, ImageSource, detect};
-pub use layer::{Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport, LayerImport};
+pub use layer::{Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport, LayerImport, Root};
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};

@@ -7,6 +7,7 @@ mod import;
 mod options;
 mod read;
 mod record;
+mod root;
 
 pub use content::FileReader;
 pub use export::LayerExport;
@@ -14,3 +15,4 @@ pub use import::{ImportStats, LayerImport};
 pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};
 pub use options::ImportOptions;
 pub use read::{Entries, Layer, LayerEntry};
+pub use root::Root;

@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// The store's directory, absolute.
-    pub fn root(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.root
     }
 

@@ -46,7 +46,7 @@ impl Store {
     pub fn usage(&self) -> Result<Usage> {
         let (chunks, stored, raw) = self.with_index(|index| index.totals())?;
         let layers = self.layers()?;
-        let disk = |name: &str| disk_of(&self.root().join(name), |_| true);
+        let disk = |name: &str| disk_of(&self.path().join(name), |_| true);
         Ok(Usage {
             layers: layers.len() as u64,
             tar: layers.iter().map(|l| l.tar_size).sum(),
@@ -56,7 +56,7 @@ impl Store {
             packs: disk("packs")?,
             records: disk("layers")?,
             blobs: disk("blobs")?,
-            database: disk_of(self.root(), |name| name.starts_with("index.db"))?,
+            database: disk_of(self.path(), |name| name.starts_with("index.db"))?,
         })
     }
 }

@@ -1,0 +1,63 @@
+//! The root file system that layers give together, to look into without mounting anything.
+
+use super::content::FileReader;
+use super::read::LayerEntry;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::format::entry::EntryKind;
+use crate::format::item::Extent;
+use crate::store::Store;
+use crate::tree::{NodeKind, Tree, squash};
+use std::sync::Arc;
+
+/// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
+pub struct Root<'s> {
+    store: &'s Store,
+    tree: Tree<Arc<[Extent]>>,
+}
+
+impl Store {
+    /// Applies `layers`, the lowest first. Memory grows with the number of entries, not with their content.
+    ///
+    /// # Errors
+    /// `NotFound` if a layer is not in the store; `Corrupt` if one is damaged; `InvalidInput` if they do not fit together,
+    /// for example a hard link without a target, naming the layer and the entry.
+    pub fn root(&self, layers: &[Digest]) -> Result<Root<'_>> {
+        let mut tree = Tree::new();
+        for diff_id in layers {
+            let changes = self.layer(diff_id)?.entries()?.map(|entry| {
+                let LayerEntry { entry, extents } = entry?;
+                let content = matches!(entry.kind, EntryKind::File { .. }).then(|| extents.into());
+                Ok((entry, content))
+            });
+            tree = tree.apply(changes).map_err(|e| e.subject(format!("layer {diff_id}")))?;
+        }
+        Ok(Root { store: self, tree })
+    }
+}
+
+impl<'s> Root<'s> {
+    /// Every name, sorted by path bytes with parents first; of several names of one file all but the first are hard links.
+    pub fn list(&self) -> Vec<LayerEntry> {
+        let entries = squash(&self.tree).into_iter();
+        entries.map(|(entry, content)| LayerEntry { entry, extents: content.map_or(vec![], |c| c.to_vec()) }).collect()
+    }
+
+    /// Opens the regular file that a process inside the root would get by `path`: symlinks are followed and do not
+    /// leave the root.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` if it is no regular file or the symlinks go in circles.
+    pub fn open(&self, path: &[u8]) -> Result<FileReader<'s>> {
+        let named = |e: Error| e.subject(String::from_utf8_lossy(path));
+        let id = self.tree.resolve(path).map_err(named)?;
+        let id = id.ok_or_else(|| named(Error::not_found("no such file in the image")))?;
+        match &self.tree.node(id).kind {
+            NodeKind::File { size, sparse, content } => {
+                let kind = EntryKind::File { size: *size, sparse: sparse.as_ref().map(|s| s.to_vec()) };
+                FileReader::new(self.store, &kind, content.to_vec())
+            }
+            _ => Err(named(Error::invalid("not a regular file"))),
+        }
+    }
+}

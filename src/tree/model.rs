@@ -1,0 +1,279 @@
+//! The rules once more, as plainly as possible and without regard to speed: a map from paths to inodes.
+//!
+//! Random stacks of layers over a small alphabet, so that names collide, must give the same tree here and in
+//! [`Tree`](super::Tree), fail in the same places, and come back through `diff`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::samples::{Layer, entry, listing, over};
+use super::{Change, Tree, diff, squash};
+use crate::format::entry::{Entry, EntryKind, Time, Whiteout, Xattr};
+
+type Path = Vec<String>;
+
+/// Path to inode number, and the inodes. The root is not in `names`.
+#[derive(Clone)]
+struct Model {
+    names: BTreeMap<Path, usize>,
+    inodes: Vec<Change<u32>>,
+}
+
+fn components(path: &[u8]) -> Path {
+    let path = String::from_utf8(path.to_vec()).expect("tests use text");
+    path.split('/').filter(|c| !c.is_empty()).map(str::to_owned).collect()
+}
+
+fn implied() -> Entry {
+    Entry { mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), ..entry("", EntryKind::Directory) }
+}
+
+impl Model {
+    fn new() -> Self {
+        Self { names: BTreeMap::new(), inodes: vec![(implied(), None)] }
+    }
+
+    fn kind(&self, path: &[String]) -> Option<&EntryKind> {
+        if path.is_empty() {
+            return Some(&EntryKind::Directory);
+        }
+        self.names.get(path).map(|&inode| &self.inodes[inode].0.kind)
+    }
+
+    /// Follows every symlink of `path`; `own` entries stand before those of the model. `None`: a loop, or on through
+    /// what is no directory. With `Some`, the path of a directory that may not exist.
+    fn real(&self, path: &[u8], own: &BTreeMap<Path, EntryKind>) -> Option<Path> {
+        let mut todo: VecDeque<String> = components(path).into();
+        let (mut done, mut links) = (Path::new(), 0);
+        while let Some(next) = todo.pop_front() {
+            if next == "." {
+                continue;
+            }
+            if next == ".." {
+                done.pop();
+                continue;
+            }
+            done.push(next);
+            match own.get(&done).or(self.kind(&done)) {
+                None | Some(EntryKind::Directory) => {}
+                Some(EntryKind::Symlink { target }) => {
+                    links += 1;
+                    if links > 40 {
+                        return None;
+                    }
+                    done.pop();
+                    if target.starts_with(b"/") {
+                        done.clear();
+                    }
+                    for component in components(target).into_iter().rev() {
+                        todo.push_front(component);
+                    }
+                }
+                Some(_) => return None,
+            }
+        }
+        Some(done)
+    }
+
+    fn remove(&mut self, path: &[String]) {
+        self.names.retain(|name, _| !name.starts_with(path));
+    }
+
+    fn remove_below(&mut self, path: &[String]) {
+        self.names.retain(|name, _| !name.starts_with(path) || name == path);
+    }
+
+    /// What lower layers have at the whiteouts' places goes; the layer's directories stand where they are none.
+    fn hide(&mut self, layer: &[Change<u32>]) {
+        let mut own = BTreeMap::new();
+        for (entry, _) in layer.iter().filter(|(entry, _)| entry.whiteout().is_none()) {
+            own.insert(components(&entry.path), entry.kind.clone());
+        }
+        let lower = self.clone();
+        for (entry, _) in layer {
+            let Some(whiteout) = entry.whiteout() else { continue };
+            let Some(dir) = lower.real(entry.split_path().0, &own) else { continue };
+            // Every step of the way must be a directory below, or what is there now does not show through.
+            if !(0..=dir.len()).all(|n| lower.kind(&dir[..n]) == Some(&EntryKind::Directory)) {
+                continue;
+            }
+            match whiteout {
+                Whiteout::Opaque => self.remove_below(&dir),
+                Whiteout::Remove(name) => {
+                    let name = String::from_utf8(name.to_vec()).expect("text");
+                    self.remove(&[dir, vec![name]].concat());
+                }
+            }
+        }
+    }
+
+    fn apply(mut self, layer: &[Change<u32>]) -> Option<Self> {
+        self.hide(layer);
+        for (entry, content) in layer.iter().filter(|(entry, _)| entry.whiteout().is_none()) {
+            self.add(entry.clone(), *content)?;
+        }
+        Some(self)
+    }
+
+    fn add(&mut self, mut entry: Entry, content: Option<u32>) -> Option<()> {
+        let (parent, name) = entry.split_path();
+        if name.is_empty() {
+            let directory = entry.kind == EntryKind::Directory;
+            self.inodes[0].0 = entry;
+            return directory.then_some(());
+        }
+        let (parent, name) = (self.real(parent, &BTreeMap::new())?, components(name));
+        for n in 1..=parent.len() {
+            if self.kind(&parent[..n]).is_none() {
+                self.put(parent[..n].to_vec(), implied(), None);
+            }
+        }
+        let path = [parent, name].concat();
+        if entry.kind == EntryKind::Directory && self.kind(&path) == Some(&EntryKind::Directory) {
+            self.inodes[self.names[&path]].0 = entry;
+            return Some(());
+        }
+        self.remove(&path);
+        if let EntryKind::Hardlink { target } = &entry.kind {
+            let split = target.iter().rposition(|&b| b == b'/').map_or(0, |i| i + 1);
+            let dir = self.real(&target[..split], &BTreeMap::new())?;
+            let target = [dir, components(&target[split..])].concat();
+            let inode = *self.names.get(&target)?;
+            let old = &self.inodes[inode].0;
+            let mut xattrs: BTreeMap<_, _> = old.xattrs.iter().cloned().map(|x| (x.name, x.value)).collect();
+            xattrs.extend(entry.xattrs.into_iter().map(|x| (x.name, x.value)));
+            entry.xattrs = xattrs.into_iter().map(|(name, value)| Xattr { name, value }).collect();
+            entry.kind = old.kind.clone();
+            if entry.kind == EntryKind::Directory {
+                return None;
+            }
+            if matches!(entry.kind, EntryKind::Symlink { .. }) {
+                entry.mode = 0o777;
+            }
+            self.inodes[inode].0 = entry;
+            self.names.insert(path, inode);
+        } else {
+            if matches!(entry.kind, EntryKind::Symlink { .. }) {
+                entry.mode = 0o777;
+            }
+            self.put(path, entry, content);
+        }
+        Some(())
+    }
+
+    fn put(&mut self, path: Path, entry: Entry, content: Option<u32>) {
+        self.names.insert(path, self.inodes.len());
+        self.inodes.push((entry, content));
+    }
+
+    /// As [`listing`].
+    fn listing(&self) -> Vec<Change<u32>> {
+        let mut first: BTreeMap<usize, Path> = BTreeMap::new();
+        let root = std::iter::once((Path::new(), 0));
+        let names = root.chain(self.names.iter().map(|(path, &inode)| (path.clone(), inode)));
+        let list = names.map(|(path, inode)| {
+            let (mut entry, mut content) = self.inodes[inode].clone();
+            let name = first.entry(inode).or_insert(path.clone());
+            if *name != path {
+                entry.kind = EntryKind::Hardlink { target: name.join("/").into_bytes() };
+                content = None;
+            }
+            entry.path = path.join("/").into_bytes();
+            (entry, content)
+        });
+        list.collect()
+    }
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..4).prop_map(|names| names.join("/"))
+}
+
+fn change() -> impl Strategy<Value = Change<u32>> {
+    let targets =
+        vec!["a", "b", "c", "../a", "/b", "/", "..", "a/b", "c/../a", "./b/", "../../c/a", "x/../b", "/a/b/c"];
+    let targets = prop::sample::select(targets);
+    let whiteout = |name| path().prop_map(move |p| (p.rsplit_once('/').map_or("", |(dir, _)| dir).to_owned(), p, name));
+    let entry = prop_oneof![
+        4 => (path(), 0..3u32).prop_map(|(p, c)| (p, EntryKind::File { size: u64::from(c), sparse: None })),
+        4 => path().prop_map(|p| (p, EntryKind::Directory)),
+        3 => (path(), targets).prop_map(|(p, t)| (p, EntryKind::Symlink { target: t.into() })),
+        3 => (path(), path()).prop_map(|(p, t)| (p, EntryKind::Hardlink { target: t.into() })),
+        1 => path().prop_map(|p| (p, EntryKind::Fifo)),
+        1 => path().prop_map(|p| (p, EntryKind::CharDevice { major: 1, minor: 3 })),
+        1 => Just((String::new(), EntryKind::Directory)),
+        3 => whiteout(false).prop_map(|(dir, p, _)| {
+            let name = p.rsplit('/').next().unwrap_or_default();
+            (format!("{dir}/.wh.{name}"), EntryKind::File { size: 0, sparse: None })
+        }),
+        1 => whiteout(true).prop_map(|(dir, ..)| (format!("{dir}/.wh..wh..opq"), EntryKind::Directory)),
+    ];
+    // Few attributes, so that inodes are often equal.
+    (entry, 0..2u16, 0..2usize).prop_map(|((path, kind), mode, xattrs)| {
+        let content = if let EntryKind::File { size, .. } = &kind { u32::try_from(*size).ok() } else { None };
+        let mut entry = entry_at(path.trim_start_matches('/'), kind);
+        entry.mode = 0o644 | mode;
+        entry.xattrs.truncate(xattrs);
+        (entry, content)
+    })
+}
+
+fn entry_at(path: &str, kind: EntryKind) -> Entry {
+    let name = format!("user.{}", path.len() % 2).into_bytes();
+    Entry { xattrs: vec![Xattr { name, value: b"v".to_vec() }], ..entry(path, kind) }
+}
+
+fn layers() -> impl Strategy<Value = Vec<Layer>> {
+    prop::collection::vec(prop::collection::vec(change(), 0..10).prop_map(Layer), 1..5)
+}
+
+/// The layers of `stack` that apply, in both; where one fails, so must the other.
+fn compose(stack: &[Layer]) -> (Tree<u32>, Model) {
+    let (mut tree, mut model) = (Tree::new(), Model::new());
+    for layer in stack {
+        match (over(&tree, layer), model.clone().apply(&layer.0)) {
+            (Ok(t), Some(m)) => (tree, model) = (t, m),
+            (Err(_), None) => {}
+            (Ok(_), None) => panic!("only the model refuses {layer:#?}"),
+            (Err(e), Some(_)) => panic!("only the tree refuses: {e}"),
+        }
+    }
+    (tree, model)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16_384, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn apply_is_the_model(stack in layers()) {
+        let (tree, model) = compose(&stack);
+        prop_assert_eq!(listing(&tree), model.listing());
+    }
+
+    #[test]
+    fn whiteouts_mean_the_same_wherever_they_stand(stack in layers(), seed in any::<u64>()) {
+        let (lower, upper) = stack.split_at(stack.len() - 1);
+        let (lower, _) = compose(lower);
+        let (whiteouts, mut moved): (Vec<_>, Vec<_>) = upper[0].0.iter().cloned().partition(|c| c.0.whiteout().is_some());
+        for (i, whiteout) in whiteouts.into_iter().enumerate() {
+            let at = (seed.rotate_left(7 * u32::try_from(i).expect("few")) as usize) % (moved.len() + 1);
+            moved.insert(at, whiteout);
+        }
+        let (as_is, moved) = (over(&lower, &upper[0]), over(&lower, &Layer(moved)));
+        prop_assert_eq!(as_is.ok().map(|t| listing(&t)), moved.ok().map(|t| listing(&t)));
+    }
+
+    #[test]
+    fn diff_leads_from_any_tree_to_any_other(one in layers(), other in layers(), related: bool) {
+        let (lower, _) = compose(&one);
+        let upper = if related { [one, other].concat() } else { other };
+        let (upper, _) = compose(&upper);
+        let changes = Layer(diff(&lower, &upper));
+        let again = over(&lower, &changes).expect("a diff applies");
+        prop_assert_eq!(listing(&again), listing(&upper), "{:#?}", changes);
+        prop_assert!(diff(&again, &upper).is_empty());
+        let squashed = over(&Tree::new(), &Layer(squash(&upper))).expect("a squashed tree applies");
+        prop_assert_eq!(listing(&squashed), listing(&upper));
+    }
+}
