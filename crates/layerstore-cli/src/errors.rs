@@ -1,7 +1,6 @@
 //! How a failure leaves the program: an exit code by kind, and words that say what to do next.
 
 use layerstore::{Error, ErrorKind};
-use std::error::Error as _;
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -42,7 +41,7 @@ impl Failure {
     /// Outermost first; a cause whose words the line above it has already is left out.
     fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
-        let mut next = self.error.source();
+        let mut next = std::error::Error::source(&self.error);
         while let Some(cause) = next {
             causes.push(cause.to_string().replace(char::is_control, " "));
             next = cause.source();
