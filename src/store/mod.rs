@@ -7,12 +7,14 @@ mod index;
 mod ingest;
 mod open;
 mod packs;
+mod pending;
 mod read;
 mod session;
 
 pub(crate) use index::BlobInfo;
 pub use index::{ImageInfo, LayerInfo};
-pub(crate) use ingest::{Found, IndexReader, Ingest, Slot};
+pub(crate) use ingest::{IndexReader, Ingest, Slot};
 pub use open::{OpenOptions, Store};
+pub(crate) use pending::Found;
 pub(crate) use read::{ChunkReader, RawChunk};
 pub(crate) use session::Outcome;

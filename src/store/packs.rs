@@ -93,7 +93,7 @@ impl PackWriter {
         if pack::decode_table(&back, &Footer::decode(&tail, end)?)? != self.table {
             return Err(Error::corrupt("a pack's table reads back otherwise than written"));
         }
-        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base, table: self.table })
+        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base, footer })
     }
 }
 
@@ -111,7 +111,16 @@ pub(super) struct SealedPack {
     pub(super) draft: Draft,
     pub(super) base: u64,
     pub(super) len: u64,
-    pub(super) table: Vec<TableChunk>,
+    footer: Footer,
+}
+
+impl SealedPack {
+    /// The pack's chunks, from its file: a large import has many packs, and their tables are not to add up in memory.
+    pub(super) fn table(&self) -> Result<Vec<TableChunk>> {
+        let mut table = vec![0; self.footer.table_len()];
+        self.draft.read_at(&mut table, self.footer.table_address)?;
+        pack::decode_table(&table, &self.footer)
+    }
 }
 
 /// A pack's file name: its base address in hex, as many digits as 44 bits need.
