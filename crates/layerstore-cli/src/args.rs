@@ -67,9 +67,11 @@ pub(crate) enum Command {
     #[command(after_help = "EXAMPLES:\n  layerstore usage\n  layerstore usage --json | jq .disk.total")]
     Usage,
     /// Print a completion script for a shell
-    #[command(after_help = "EXAMPLES:\n  layerstore completions bash > ~/.local/share/bash-completion/completions/layerstore
+    #[command(
+        after_help = "EXAMPLES:\n  layerstore completions bash > ~/.local/share/bash-completion/completions/layerstore
   layerstore completions zsh > \"${fpath[1]}/_layerstore\"
-  layerstore completions fish > ~/.config/fish/completions/layerstore.fish")]
+  layerstore completions fish > ~/.config/fish/completions/layerstore.fish"
+    )]
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -260,7 +262,11 @@ mod tests {
         cli.clone().debug_assert();
         for command in cli.get_subcommands_mut() {
             let help = command.render_long_help().to_string();
-            assert!(help.contains("EXAMPLES:\n  layerstore") || help.contains("| layerstore"), "{}", command.get_name());
+            assert!(
+                help.contains("EXAMPLES:\n  layerstore") || help.contains("| layerstore"),
+                "{}",
+                command.get_name()
+            );
         }
     }
 

@@ -27,8 +27,13 @@ impl Failure {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn kind(&self) -> ErrorKind {
         self.error.kind()
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull)
     }
 
     /// Tells the user, and gives the exit code.
@@ -38,7 +43,7 @@ impl Failure {
         ExitCode::from(exit_code(self.error.kind()))
     }
 
-    /// Outermost first; a cause whose words the line above it has already is left out.
+    /// What lies behind the error, outermost first.
     fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         let mut next = std::error::Error::source(&self.error);
@@ -122,7 +127,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::AlreadyExists => Some("choose another destination, or remove what is there"),
         ErrorKind::InvalidInput => Some("nothing was stored; get the input again, or mend what made it"),
         ErrorKind::FailedPrecondition => Some("choose another store with --store DIR"),
-        ErrorKind::Unsupported => Some("layers may be plain, gzip or zstd; the store needs a version that knows its format"),
+        ErrorKind::Unsupported => {
+            Some("layers may be plain, gzip or zstd; the store needs a version that knows its format")
+        }
         ErrorKind::Corrupt => Some("stored bytes are damaged: check the disk, and import the source into a new store"),
         ErrorKind::Busy => Some("another process is at work on this; try again when it is done"),
         ErrorKind::LimitExceeded => Some("the limits and their reasons are in docs/LIMITS.md; nothing was stored"),
@@ -131,8 +138,12 @@ fn hint(error: &Error) -> Option<&'static str> {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                 Some("the disk is full: free some space, or put the store elsewhere with --store DIR")
             }
-            std::io::ErrorKind::PermissionDenied => Some("you may not use this path; run as its owner, or choose another"),
-            std::io::ErrorKind::ReadOnlyFilesystem => Some("the file system is read-only; choose another with --store DIR"),
+            std::io::ErrorKind::PermissionDenied => {
+                Some("you may not use this path; run as its owner, or choose another")
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the file system is read-only; choose another with --store DIR")
+            }
             std::io::ErrorKind::NotFound => Some("there is no such file; check the path"),
             _ => None,
         },

@@ -2,6 +2,7 @@
 //!
 //! Ending at once is safe, too: a store removes what a dead process left when it is opened next.
 
+use layerstore::{Error, ErrorKind, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -19,4 +20,9 @@ pub(crate) fn install() {
 
 pub(crate) fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Fails once a signal came, for work that no library function watches.
+pub(crate) fn check() -> Result<()> {
+    if requested() { Err(Error::new(ErrorKind::Cancelled, "stopped on request")) } else { Ok(()) }
 }

@@ -4,7 +4,7 @@
 
 use crate::errors::Failure;
 use crate::interrupt;
-use layerstore::{Error, ErrorKind};
+use layerstore::Error;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -23,9 +23,7 @@ static READER_LEFT: AtomicBool = AtomicBool::new(false);
 
 impl Write for Watched {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if interrupt::requested() {
-            return Err(Error::new(ErrorKind::Cancelled, "stopped on request").into());
-        }
+        interrupt::check()?;
         self.0.write(bytes).inspect_err(note)
     }
 
@@ -80,7 +78,13 @@ pub(crate) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "kB", "MB", "GB", "TB"] {
         // 999.5 would round to 1000 of this unit.
-        let digits = if unit == "B" || value >= 99.95 { 0 } else if value >= 9.995 { 1 } else { 2 };
+        let digits = if unit == "B" || value >= 99.95 {
+            0
+        } else if value >= 9.995 {
+            1
+        } else {
+            2
+        };
         if value < 999.5 || unit == "TB" {
             return format!("{value:.digits$} {unit}");
         }
@@ -91,11 +95,6 @@ pub(crate) fn size(bytes: u64) -> String {
 
 pub(crate) fn seconds(duration: std::time::Duration) -> String {
     format!("{:.2} s", duration.as_secs_f64())
-}
-
-/// `1 layer`, `2 layers`.
-pub(crate) fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Columns padded to the widest cell; those whose title starts with `>` are flush right.

@@ -5,7 +5,9 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find};
 use crate::output::{seconds, size};
-use layerstore::{BlobWriter, Compression, Digest, Error, ErrorKind, ExportOptions, ExportTarget, ImageInfo, Observer, Store};
+use layerstore::{
+    BlobWriter, Compression, Digest, Error, ErrorKind, ExportOptions, ExportTarget, ImageInfo, Observer, Store,
+};
 use serde_json::json;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
@@ -134,19 +136,23 @@ fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> layerstore::Res
             let mut file = File::options().write(true).open(path).map_err(|e| failed("cannot open", e))?;
             return Ok(write(&mut file)?);
         }
-        Ok(_) => return Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()).into()),
+        Ok(_) => {
+            return Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()).into());
+        }
         Err(_) => {}
     }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Made with all permissions that the umask leaves, as `>` in a shell would.
-    let made = tempfile::Builder::new().prefix(".layerstore-").permissions(Permissions::from_mode(0o666)).tempfile_in(parent);
+    let made =
+        tempfile::Builder::new().prefix(".layerstore-").permissions(Permissions::from_mode(0o666)).tempfile_in(parent);
     let mut file = made.map_err(|e| failed("cannot make a file beside", e))?;
     let written = write(file.as_file_mut())?;
     file.as_file().sync_all().map_err(|e| failed("cannot sync", e))?;
     match file.persist_noclobber(path) {
         Ok(_) => Ok(written),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display())).hint("choose another")
+            Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()))
+                .hint("choose another")
         }
         Err(e) => Err(failed("cannot name", e.error).into()),
     }

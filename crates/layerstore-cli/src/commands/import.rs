@@ -6,7 +6,8 @@ use crate::errors::{Failure, Hint};
 use crate::names::escape;
 use crate::output::{Table, seconds, size};
 use layerstore::{
-    Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, LayerImport, Limits, Selector, Store, detect,
+    Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, LayerImport, Limits, Selector, Store,
+    detect,
 };
 use serde_json::{Value, json};
 use std::fs::File;
@@ -121,7 +122,11 @@ fn import_layer(
 /// An image archive is a tar as well, so from a pipe it is taken for a layer.
 fn warn_of_archive(context: &Context, store: &Store, diff_id: &Digest) -> Result<(), Failure> {
     let layer = store.layer(diff_id)?;
-    let archive = layer.entries()?.take(64).flatten().any(|e| ["oci-layout", "manifest.json"].iter().any(|n| e.entry.path == n.as_bytes()));
+    let archive = layer
+        .entries()?
+        .take(64)
+        .flatten()
+        .any(|e| ["oci-layout", "manifest.json"].iter().any(|n| e.entry.path == n.as_bytes()));
     if archive && !context.quiet() && !context.json() {
         eprintln!("note: this layer looks like an image archive; to import the image, give its file instead of a pipe");
     }

@@ -122,7 +122,8 @@ fn show_layer(context: &Context, store: &Store, info: &LayerInfo) -> Result<(), 
     out.line(format!("diff_id     {}", info.diff_id))?;
     out.line(format!("tar         {}", size(layer.tar_size())))?;
     out.line(format!("content     {}", size(layer.content_size())))?;
-    let kinds = format!("{files} files, {directories} directories, {links} links, {whiteouts} whiteouts, {others} others");
+    let kinds =
+        format!("{files} files, {directories} directories, {links} links, {whiteouts} whiteouts, {others} others");
     out.line(format!("entries     {}: {kinds}", layer.len()))?;
     if info.held {
         out.line("imported    by itself")?;

@@ -41,7 +41,8 @@ fn plan(store: &Store, name: &str) -> Result<Removal, Failure> {
         Named::Layer(layer) => {
             let images = store.images()?;
             let users = users(&images, &layer.diff_id).join(", ");
-            let message = if users.is_empty() { "the layer was removed before" } else { "the layer belongs to an image" };
+            let message =
+                if users.is_empty() { "the layer was removed before" } else { "the layer belongs to an image" };
             let e = Error::new(ErrorKind::FailedPrecondition, message).subject(layer.diff_id);
             match users.is_empty() {
                 true => Err(e).hint("its content stays until garbage collection"),
