@@ -124,9 +124,9 @@ pub(crate) struct Import {
     /// Refuse anything but this: the digest of a layer's blob, or of an image's manifest or configuration
     #[arg(long, value_name = "DIGEST")]
     pub(crate) expect: Option<Digest>,
-    /// How new chunks are compressed: raw, lz4 or zstd[:LEVEL]
-    #[arg(long, value_name = "CODEC", default_value = "zstd:3", value_parser = compress)]
-    pub(crate) compress: Compress,
+    /// How new chunks are compressed: raw, lz4 or zstd[:LEVEL] [default: zstd]
+    #[arg(long, value_name = "CODEC", value_parser = compress)]
+    pub(crate) compress: Option<Compress>,
     /// Threads at work [default: the CPUs there are]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn reads_codecs() {
-        assert_eq!(compress("zstd"), Ok(Compress::Zstd(3)));
+        assert_eq!(compress("zstd"), Ok(Compress::default()));
         assert_eq!(compress("zstd:19"), Ok(Compress::Zstd(19)));
         assert_eq!(compress("lz4"), Ok(Compress::Lz4));
         for bad in ["", "gzip", "zstd:20", "zstd:0", "zstd:", "raw:1"] {

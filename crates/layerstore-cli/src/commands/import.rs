@@ -15,7 +15,10 @@ use std::io::{IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
-    let mut options = ImportOptions::default().compress(args.compress).keep_blobs(args.keep_blobs);
+    let mut options = ImportOptions::default().keep_blobs(args.keep_blobs);
+    if let Some(compress) = args.compress {
+        options = options.compress(compress);
+    }
     if let Some(threads) = args.threads {
         options = options.threads(threads);
     }

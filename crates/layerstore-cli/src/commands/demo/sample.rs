@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where the two layers come from by default, and how many bytes each place may give.
-const BASE: [(&str, u64); 3] = [("/usr/bin", 40_000_000), ("/usr/lib", 60_000_000), ("/etc", 4_000_000)];
-const APP: [(&str, u64); 2] = [("/usr/share", 30_000_000), ("/usr/include", 6_000_000)];
+const BASE: [(&str, u64); 3] = [("/usr/bin", 30_000_000), ("/usr/lib", 45_000_000), ("/etc", 3_000_000)];
+const APP: [(&str, u64); 2] = [("/usr/share", 20_000_000), ("/usr/include", 4_000_000)];
 /// Larger files would be all of the sample.
 const LARGEST: u64 = 16_000_000;
 /// Entries per place.
