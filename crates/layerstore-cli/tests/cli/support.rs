@@ -83,7 +83,9 @@ pub(crate) fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_mtime(1_700_000_000);
-    (header.set_uid(7), header.set_gid(8), header.set_size(0));
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_size(0);
     header
 }
 

@@ -159,7 +159,9 @@ fn header(mode: u32, mtime: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mode(mode);
     header.set_mtime(mtime);
-    (header.set_uid(0), header.set_gid(0), header.set_size(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
     header
 }
 
