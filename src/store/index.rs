@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{ADDRESS_LIMIT, BLOCK, Codec, Location, TableChunk};
 use crate::id::ContentId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, TransactionBehavior, params};
 use std::path::Path;
 use std::time::Duration;
@@ -108,6 +109,8 @@ impl Index {
 
     fn configure(db: &mut Connection) -> rusqlite::Result<()> {
         db.busy_timeout(BUSY)?;
+        // Without this, SQLite plans a statement anew whenever another id is bound to it.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
