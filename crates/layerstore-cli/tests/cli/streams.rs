@@ -31,7 +31,13 @@ fn quiet_prints_only_what_was_asked_for() {
 fn a_reader_that_leaves_is_no_error() {
     let place = Place::new();
     let id = place.with_layer();
-    for args in [&["export", &id, "-"][..], &["ls", &id], &["cat", &id, "etc/big"], &["completions", "bash"]] {
+    let mut tar = tar::Builder::new(Vec::new());
+    (0..3000).for_each(|i| crate::support::file(&mut tar, format!("a-name-that-takes-its-place/{i}"), b""));
+    std::fs::write(place.path("many.tar"), tar.into_inner().expect("a tar")).expect("written");
+    let many = &place.json(&["import", "many.tar"])[0]["layer"]["diff_id"];
+    let many = many.as_str().expect("a digest");
+    // More than a pipe holds, so that none of them can be done before the reader is gone.
+    for args in [&["export", &id, "-"][..], &["ls", many], &["cat", &id, "etc/big"]] {
         let mut child = place.command(args);
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("started");
         drop(child.stdout.take());
