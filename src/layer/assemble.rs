@@ -218,7 +218,7 @@ impl Output<'_> {
         let ingest = self.ingest;
         let slot = self.bundle_slot.get_or_insert_with(|| ingest.slot()).clone();
         let offset = self.bundle.add(id, content);
-        self.ingest.note_member(id, &slot, offset);
+        self.ingest.note_member(id, &slot, offset)?;
         Ok((ChunkRef::Slot(slot), offset))
     }
 

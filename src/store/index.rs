@@ -68,7 +68,7 @@ pub struct ImageInfo {
     pub layers: Vec<Digest>,
 }
 
-fn db_error(operation: &str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
+pub(super) fn db_error(operation: &str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
     move |e| {
         use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, NotADatabase};
         let kind = match e.sqlite_error_code() {

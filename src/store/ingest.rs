@@ -3,6 +3,7 @@
 use super::index::{Change, Index};
 use super::open::Store;
 use super::packs::{NewChunk, PackWriter, RESERVE, SealedPack};
+use super::seen::{Found, Seen, Slot};
 use super::session::{Outcome, Session, aborted};
 use crate::codec::chunk::{Compress, Encoder};
 use crate::error::{Error, Result};
@@ -10,31 +11,9 @@ use crate::format::pack::Member;
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-
-/// A chunk whose id a worker is still to find out.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) number: u64,
-    id: OnceLock<ContentId>,
-}
-
-impl Slot {
-    pub(crate) fn id(&self) -> Option<ContentId> {
-        self.id.get().copied()
-    }
-}
-
-/// Where a small file already is.
-pub(crate) enum Found {
-    /// In a chunk of the store.
-    Stored { chunk: ContentId, offset: u32 },
-    /// In a bundle of this import.
-    Pending { bundle: Arc<Slot>, offset: u32 },
-}
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 struct Job {
     slot: Arc<Slot>,
@@ -57,10 +36,7 @@ pub(crate) struct Ingest<'s> {
     compress: Compress,
     jobs: (Sender<Job>, Receiver<Job>),
     packs: Mutex<Packs>,
-    /// Chunks this import has stored or is about to.
-    claimed: Mutex<HashSet<ContentId>>,
-    /// Small files this import has bundled.
-    bundled: Mutex<HashMap<ContentId, (Arc<Slot>, u32)>>,
+    seen: Mutex<Seen>,
     slots: AtomicU64,
     drafts: AtomicU64,
     failed: AtomicBool,
@@ -82,14 +58,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl<'s> Ingest<'s> {
     pub(crate) fn begin(store: &'s Store, compress: Compress, workers: usize) -> Result<Self> {
+        let session = Session::begin(store)?;
+        let seen = Mutex::new(Seen::new(&session.path));
         Ok(Self {
             store,
-            session: Session::begin(store)?,
+            session,
             compress: compress.validate()?,
             jobs: crossbeam_channel::bounded(2 * workers),
             packs: Mutex::default(),
-            claimed: Mutex::default(),
-            bundled: Mutex::default(),
+            seen,
             slots: AtomicU64::new(0),
             drafts: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -154,7 +131,7 @@ impl<'s> Ingest<'s> {
 
     /// A slot for a chunk that will be submitted.
     pub(crate) fn slot(&self) -> Arc<Slot> {
-        Arc::new(Slot { number: self.slots.fetch_add(1, Relaxed), id: OnceLock::new() })
+        Arc::new(Slot::new(self.slots.fetch_add(1, Relaxed)))
     }
 
     /// Hands a chunk, or a bundle with its members, to the workers; waits while they are behind.
@@ -181,16 +158,16 @@ impl<'s> Ingest<'s> {
 
     /// Where a small file with this content is, in the store or in a bundle of this import.
     pub(crate) fn find_member(&self, id: &ContentId, index: &Index) -> Result<Option<Found>> {
-        if let Some((bundle, offset)) = lock(&self.bundled).get(id) {
-            return Ok(Some(Found::Pending { bundle: bundle.clone(), offset: *offset }));
+        if let Some(found) = lock(&self.seen).member(id)? {
+            return Ok(Some(found));
         }
         let place = index.member(id)?;
         Ok(place.map(|p| Found::Stored { chunk: p.chunk, offset: p.offset }))
     }
 
     /// Tells the other layers of this import that a small file is being bundled.
-    pub(crate) fn note_member(&self, id: ContentId, bundle: &Arc<Slot>, offset: u32) {
-        lock(&self.bundled).entry(id).or_insert_with(|| (bundle.clone(), offset));
+    pub(crate) fn note_member(&self, id: ContentId, bundle: &Arc<Slot>, offset: u32) -> Result<()> {
+        lock(&self.seen).note_member(id, bundle, offset)
     }
 
     /// A connection with one steady view of the database, for a thread's look-ups.
@@ -210,7 +187,7 @@ impl<'s> Ingest<'s> {
             };
             let id = self.store_chunk(job.raw, job.members, reader.index(), &mut encoder)?;
             // Set before notifying under the lock, so that no waiter can miss it.
-            let _ = job.slot.id.set(id);
+            job.slot.fill(id);
             self.notify();
         }
     }
@@ -223,7 +200,7 @@ impl<'s> Ingest<'s> {
         encoder: &mut Encoder,
     ) -> Result<ContentId> {
         let id = ContentId::of(&raw);
-        if !lock(&self.claimed).insert(id) || index.has_chunk(&id)? {
+        if !lock(&self.seen).claim(id)? || index.has_chunk(&id)? {
             return Ok(id);
         }
         let (codec, stored) = encoder.encode(&raw)?;

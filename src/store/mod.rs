@@ -8,11 +8,13 @@ mod ingest;
 mod open;
 mod packs;
 mod read;
+mod seen;
 mod session;
 
 pub(crate) use index::BlobInfo;
 pub use index::{ImageInfo, LayerInfo};
-pub(crate) use ingest::{Found, IndexReader, Ingest, Slot};
+pub(crate) use ingest::{IndexReader, Ingest};
 pub use open::{OpenOptions, Store};
 pub(crate) use read::{ChunkReader, RawChunk};
+pub(crate) use seen::{Found, Slot};
 pub(crate) use session::Outcome;

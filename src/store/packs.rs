@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
 use crate::id::ContentId;
-use crate::sys::publish::Draft;
+use crate::sys::publish::{Draft, io_error};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Addresses reserved for a pack before its length is known.
@@ -93,7 +95,7 @@ impl PackWriter {
         if pack::decode_table(&back, &Footer::decode(&tail, end)?)? != self.table {
             return Err(Error::corrupt("a pack's table reads back otherwise than written"));
         }
-        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base, table: self.table })
+        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base })
     }
 }
 
@@ -106,12 +108,23 @@ pub(super) struct NewChunk<'a> {
     pub(super) members: Vec<Member>,
 }
 
-/// A complete pack under its temporary name.
+/// A complete pack under its temporary name. Its table is only on disk: an import may have very many packs.
 pub(super) struct SealedPack {
     pub(super) draft: Draft,
     pub(super) base: u64,
     pub(super) len: u64,
-    pub(super) table: Vec<TableChunk>,
+}
+
+/// The table of the pack at `path`, which owns the addresses from `base` to `base + len`.
+pub(super) fn read_table(path: &Path, base: u64, len: u64) -> Result<Vec<TableChunk>> {
+    let file = File::open(path).map_err(|e| io_error("open", path, e))?;
+    let read = |bytes: &mut [u8], at| file.read_exact_at(bytes, at).map_err(|e| io_error("read the table of", path, e));
+    let (end, mut tail) = (base + len, [0; FOOTER_LEN]);
+    read(&mut tail, end - FOOTER_LEN as u64)?;
+    let footer = Footer::decode(&tail, end)?;
+    let mut table = vec![0; footer.table_len()];
+    read(&mut table, footer.table_address)?;
+    pack::decode_table(&table, &footer)
 }
 
 /// A pack's file name: its base address in hex, as many digits as 44 bits need.

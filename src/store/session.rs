@@ -5,7 +5,7 @@
 
 use super::index::Change;
 use super::open::Store;
-use super::packs::SealedPack;
+use super::packs::{SealedPack, read_table};
 use crate::error::{Error, Result};
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use std::fs::{self, File};
@@ -101,7 +101,7 @@ impl Store {
         for pack in packs {
             let target = self.dir("packs").join(super::packs::pack_name(pack.base));
             pack.draft.publish(&target)?; // 1. pack bytes, then its name
-            sealed.push((pack.base, pack.len, pack.table));
+            sealed.push((pack.base, pack.len, target));
         }
         let mut dirs: Vec<PathBuf> = Vec::new();
         for (draft, target) in outcome.files {
@@ -113,9 +113,9 @@ impl Store {
         dirs.dedup();
         dirs.iter().try_for_each(|dir| sync_dir(dir))?; // 3. the names themselves
         let commit = |change: &Change<'_>| {
-            for (base, len, table) in &mut sealed {
+            for (base, len, path) in &sealed {
                 change.seal_pack(*base, *len)?;
-                change.add_chunks(table)?;
+                change.add_chunks(&mut read_table(path, *base, *len)?)?;
             }
             record(change)?;
             change.drop_reservations(&session.name)
