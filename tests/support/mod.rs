@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "every test uses a part")]
 
-use layerstore::{BlobWriter, Compression, Digest, Error, ErrorKind, ImportOptions, LayerImport, Store};
+use layerstore::{
+    BlobWriter, Compression, Digest, Error, ErrorKind, ImportOptions, IndexEntry, LayerBlob, LayerImport, LayoutWriter,
+    Store, manifest_for,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -113,4 +116,23 @@ pub(crate) fn assert_refusal(error: &Error, of: &str) {
     let kinds = [ErrorKind::InvalidInput, ErrorKind::LimitExceeded, ErrorKind::Unsupported];
     assert!(kinds.contains(&error.kind()), "{of}: {error:?}");
     assert!(error.message().len() > 5 && !error.message().contains("another part"), "{of}: {error}");
+}
+
+/// An OCI layout with one image, `i`, of these layers, compressed with gzip.
+pub(crate) fn write_image(layout: &Path, tars: &[Vec<u8>]) {
+    let mut out = LayoutWriter::directory(layout).expect("a layout");
+    let mut blobs = vec![];
+    for tar in tars {
+        let blob = compress(tar, Compression::Gzip);
+        let write = |w: &mut dyn Write| w.write_all(&blob).map_err(|e| Error::io("write", e));
+        let (digest, size) = out.blob(write).expect("a blob");
+        blobs.push(LayerBlob { digest, size, compression: Compression::Gzip });
+    }
+    let diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar)).collect();
+    let rootfs = serde_json::json!({ "type": "layers", "diff_ids": diff_ids });
+    let config = serde_json::json!({ "os": "linux", "architecture": "amd64", "rootfs": rootfs }).to_string();
+    let digest = out.bytes(config.as_bytes()).expect("a blob");
+    let manifest = manifest_for((digest, config.len() as u64), &blobs, None).expect("a manifest");
+    let entry = IndexEntry::new(out.bytes(&manifest).expect("a blob"), manifest.len() as u64);
+    out.finish(&[entry.reference("i")]).expect("a layout");
 }
