@@ -1,4 +1,52 @@
-//! layerstore: a content-addressable store for container layers.
+//! A content-addressable store for container layers, and what builders and runtimes need around it.
+//!
+//! layerstore takes OCI layers apart into deduplicated, compressed chunks, keeps them durably, and gives each layer's
+//! tar back bit for bit. File contents are read, and whole images listed, without unpacking anything. The store is a
+//! directory that any number of processes share without a daemon.
+//!
+//! ```
+//! use layerstore::{Entry, EntryKind, ImportOptions, Limits, Store, TarWriter, Time};
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path().join("store");
+//!
+//! // A layer with one file; usually it comes from a registry, as tar, tar+gzip or tar+zstd.
+//! let mut tar = TarWriter::new(Vec::new(), &Limits::default());
+//! let kind = EntryKind::File { size: 6, sparse: None };
+//! let mtime = Time { secs: 1_700_000_000, nanos: 0 };
+//! tar.entry(&Entry { path: b"etc/motd".into(), kind, mode: 0o644, uid: 0, gid: 0, mtime, xattrs: vec![] })?;
+//! tar.content(b"hello\n")?;
+//! let tar = tar.finish()?;
+//!
+//! let store = Store::open(dir)?;
+//! let (layer, _) = store.import_layer(&tar[..], &ImportOptions::default(), &())?;
+//!
+//! // Read one file, and export the layer: the same bytes as came in.
+//! let mut content = Vec::new();
+//! store.root(&[layer.diff_id])?.open(b"/etc/motd")?.copy_to(&mut content)?;
+//! assert_eq!(content, b"hello\n");
+//! let mut back = Vec::new();
+//! store.layer(&layer.diff_id)?.export(&mut back, 2.try_into()?, &())?;
+//! assert_eq!(back, tar);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Words
+//! - *blob*: bytes with an OCI digest, such as a compressed layer.
+//! - *diff_id*: SHA-256 of a layer's uncompressed tar; the layer's id here.
+//! - *chain_id*: the OCI id of layers applied in order ([`Digest::chain`]).
+//! - *chunk*: a piece of content, named by the BLAKE3 of its raw bytes ([`ContentId`]).
+//! - *bundle*: a chunk made of many small files.
+//! - *extent*: a piece of a chunk that holds a piece of a file ([`Extent`]).
+//! - *pack*: a file of chunks.
+//! - *segment*: tar bytes between contents, kept verbatim.
+//! - *layer*: an immutable list of entries with extents and segments ([`Layer`]).
+//! - *root*: the tree that layers give when applied in order ([`Root`]).
+//! - *whiteout*: an entry that removes something of the layers below ([`Whiteout`]).
+//!
+//! # What it does not do
+//! It pulls from no registry and runs no container. It trusts its own directory, which only its owner may enter; every
+//! byte that comes from outside, and every byte it reads back, is checked. See `docs/ARCHITECTURE.md`, `FORMAT.md`,
+//! `ORDERING.md` and `LIMITS.md` in the repository.
 #![warn(rust_2018_idioms)]
 
 mod chunk;
@@ -40,4 +88,5 @@ pub use layer::{Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEnt
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};
+pub use tar::Writer as TarWriter;
 pub use upkeep::Usage;

@@ -1,8 +1,9 @@
 //! A layer blob as a stream of tar bytes, verified on the way.
 //!
-//! [`BlobReader`] tells the compression by the first bytes, decompresses into the caller's buffer (which should be large,
-//! 1 MiB say: nothing is buffered between the decompressor and it) and hashes the blob as stored, to its last byte.
-//! It does not compare the digest with an expected one; whoever asked for the blob does, with [`BlobReader::finish`].
+//! [`BlobReader`] tells the compression by the first bytes, decompresses into the caller's buffer (which should be
+//! large, 1 MiB say: nothing is buffered between the decompressor and it) and hashes the blob as stored, to its last
+//! byte. It does not compare the digest with an expected one; whoever asked for the blob does, with
+//! [`BlobReader::finish`].
 
 use crate::codec::gzip::Gunzip;
 use crate::codec::input::{BLOCK, Input};
@@ -29,7 +30,8 @@ pub struct BlobSummary {
 
 /// Reads the tar bytes of a layer blob.
 ///
-/// An error stays: once reading failed, every further read fails too, so no caller can take a damaged blob for a short one.
+/// An error stays: once reading failed, every further read fails too, so no caller can take a damaged blob for a short
+/// one.
 pub struct BlobReader<R> {
     input: Input<R>,
     format: Format,

@@ -5,7 +5,7 @@ use crate::codec::writer::BlobWriter;
 use std::io::Write;
 
 fn tar() -> Vec<u8> {
-    (0..3000u32).map(|i| (i * i >> 5) as u8 & 0x1f).collect()
+    (0..3000u32).map(|i| ((i * i) >> 5) as u8 & 0x1f).collect()
 }
 
 fn pack(tar: &[u8], compression: Compression) -> Vec<u8> {

@@ -20,7 +20,7 @@ pub enum Compress {
 
 impl Default for Compress {
     fn default() -> Self {
-        Self::Zstd(3)
+        Self::Zstd(2)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Reading gzip (RFC 1952): strictly, straight into the caller's buffer.
 //!
-//! Every member's header, CRC-32 and length are checked. After the last member nothing may follow, zero padding included;
-//! Go's `compress/gzip`, which containerd and Docker read layers with, refuses the same. The header is parsed here and
-//! not in zlib so that the errors are ours and the deflate stream stays raw.
+//! Every member's header, CRC-32 and length are checked. After the last member nothing may follow, zero padding
+//! included; Go's `compress/gzip`, which containerd and Docker read layers with, refuses the same. The header is parsed
+//! here and not in zlib so that the errors are ours and the deflate stream stays raw.
 
 use crate::codec::input::Input;
 use crate::error::{Error, Result};
-use flate2::{Decompress, FlushDecompress, Status};
+use flate2::{Crc, Decompress, FlushDecompress, Status};
 use std::io::Read;
 
 const FHCRC: u8 = 1 << 1;
@@ -18,14 +18,14 @@ const RESERVED: u8 = 0xE0;
 /// The state of reading a series of members.
 pub(crate) struct Gunzip {
     inflate: Decompress,
-    crc: crc32fast::Hasher,
+    crc: Crc,
     in_member: bool,
     members: u64,
 }
 
 impl Gunzip {
     pub(crate) fn new() -> Self {
-        Self { inflate: Decompress::new(false), crc: crc32fast::Hasher::new(), in_member: false, members: 0 }
+        Self { inflate: Decompress::new(false), crc: Crc::new(), in_member: false, members: 0 }
     }
 
     /// Fills `out` as far as the stream goes; 0 only at the end of the input after a whole member.
@@ -67,7 +67,7 @@ impl Gunzip {
 
     /// Reads a member's header; false if the input is at its end, which only the first member may not find.
     fn start_member<R: Read>(&mut self, input: &mut Input<R>) -> Result<bool> {
-        let mut header = Header { input, crc: crc32fast::Hasher::new() };
+        let mut header = Header { input, crc: Crc::new() };
         let Some(first) = header.input.byte()? else {
             return if self.members == 0 { Err(truncated()) } else { Ok(false) };
         };
@@ -92,9 +92,9 @@ impl Gunzip {
         }
         let [c0, c1, c2, c3, l0, l1, l2, l3] = trailer;
         let (crc, len) = (u32::from_le_bytes([c0, c1, c2, c3]), u32::from_le_bytes([l0, l1, l2, l3]));
-        if crc != self.crc.clone().finalize() {
+        if crc != self.crc.sum() {
             let e = Error::invalid(format!("the CRC-32 of gzip member {} does not match", self.members));
-            return Err(e.expected(format!("{crc:08x}")).actual(format!("{:08x}", self.crc.clone().finalize())));
+            return Err(e.expected(format!("{crc:08x}")).actual(format!("{:08x}", self.crc.sum())));
         }
         // ISIZE is the length modulo 2^32.
         let actual = self.inflate.total_out() as u32;
@@ -110,7 +110,7 @@ impl Gunzip {
 /// Reads a member header with the running CRC that FHCRC wants.
 struct Header<'a, R> {
     input: &'a mut Input<R>,
-    crc: crc32fast::Hasher,
+    crc: Crc,
 }
 
 impl<R: Read> Header<'_, R> {
@@ -145,7 +145,7 @@ impl<R: Read> Header<'_, R> {
             }
         }
         if flags & FHCRC != 0 {
-            let actual = self.crc.clone().finalize() as u16;
+            let actual = self.crc.sum() as u16;
             let expected = u16::from_le_bytes([self.byte()?, self.byte()?]);
             if expected != actual {
                 let e = Error::invalid("the CRC of the gzip header does not match");

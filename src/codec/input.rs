@@ -1,6 +1,6 @@
 //! A blob's bytes, block by block, hashed on the way.
 //!
-//! Hashing costs about a third of what inflating does, so it runs on a thread of its own: a block that was consumed is
+//! Hashing costs about a fifth of what inflating does, so it runs on a thread of its own: a block that was consumed is
 //! sent there and comes back empty. The thread starts with the second block; small blobs never pay for one.
 
 use crate::digest::{Digest, Hasher};
@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 /// Size of a block as read from the source.
 pub(crate) const BLOCK: usize = 256 << 10;
 
-/// Blocks in flight to the hashing thread; with the one in use they bound the memory of an input.
-const IN_FLIGHT: usize = 3;
+/// Blocks in flight to the hashing thread, so that it may be late for a moment on a busy machine without holding up the
+/// reader; with the one in use they bound the memory of an input.
+const IN_FLIGHT: usize = 8;
 
 /// The source of a blob with the hash of everything read from it.
 pub(crate) struct Input<R> {

@@ -29,7 +29,8 @@ impl Compression {
     /// Tells the compression from the first bytes of a blob (at least ten, unless the blob is shorter).
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for xz and bzip2, which some tools read though no specification allows them in images.
+    /// [`ErrorKind::Unsupported`] for xz and bzip2, which some tools read though no specification allows them in
+    /// images.
     pub fn detect(start: &[u8]) -> Result<Self> {
         let unsupported =
             |name| Err(Error::new(ErrorKind::Unsupported, format!("{name} compression is not supported")));

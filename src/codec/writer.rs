@@ -1,8 +1,9 @@
 //! Layer blobs out: a tar compressed the same way every time.
 //!
-//! The same tar gives the same blob, and so the same digest, whatever the sizes of the writes: input is cut into blocks of
-//! a fixed size before a compressor sees it, and nothing of the time, host or file name enters a header. It stays the same
-//! only as long as the compressors do; a new release of one may give other bytes, which is why exports name the digest.
+//! The same tar gives the same blob, and so the same digest, whatever the sizes of the writes: input is cut into blocks
+//! of a fixed size before a compressor sees it, and nothing of the time, host or file name enters a header. It stays
+//! the same only as long as the compressors do; a new release of one may give other bytes, which is why exports name
+//! the digest.
 
 use crate::codec::media::Compression;
 use crate::digest::{Digest, Hasher};

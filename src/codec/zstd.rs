@@ -1,7 +1,7 @@
 //! Reading zstd (RFC 8878): frames in sequence, skippable ones passed over, memory bounded before it is spent.
 //!
-//! Frame headers are parsed here first. libzstd checks its window limit too, but not for a frame that fits the buffers at
-//! hand whole, so what it accepts would depend on how the blob happened to be read.
+//! Frame headers are parsed here first. libzstd checks its window limit too, but not for a frame that fits the buffers
+//! at hand whole, so what it accepts would depend on how the blob happened to be read.
 
 use crate::codec::input::Input;
 use crate::codec::media::{is_skippable, is_zstd_frame};

@@ -30,7 +30,7 @@ const BLOCK_TARGET: usize = 2 << 20;
 /// What a reader accepts of either; one entry with the largest attributes stays below.
 const BLOCK_RAW_MAX: usize = 16 << 20;
 /// Records are small beside the content they describe: one entry costs some 20 bytes.
-const LEVEL: i32 = 6;
+const LEVEL: i32 = 3;
 
 /// The first bytes of a record.
 pub(crate) fn encode_header() -> [u8; HEADER_LEN] {

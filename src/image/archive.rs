@@ -1,9 +1,9 @@
 //! Where the members of an image archive are, found by their tar headers alone.
 //!
-//! This is not the parser for layers: an image archive has a few plain members, of which only name, link target, place and
-//! length matter. It reads headers and seeks over contents. Read are ustar, PAX (`path`, `linkpath`, `size`) and GNU long
-//! names; names are compared after `./` is taken off. A name that is absolute or has `..` is in no table and so can not be
-//! asked for.
+//! This is not the parser for layers: an image archive has a few plain members, of which only name, link target, place
+//! and length matter. It reads headers and seeks over contents. Read are ustar, PAX (`path`, `linkpath`, `size`) and
+//! GNU long names; names are compared after `./` is taken off. A name that is absolute or has `..` is in no table and
+//! so can not be asked for.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limits;

@@ -1,8 +1,9 @@
 //! Reading `docker save` archives: `manifest.json` names a config and layers for each image.
 //!
 //! The names are paths in the archive: `<hex>.json` and `<id>/layer.tar` before Docker 25 (a layer.tar may be a link to
-//! another image's), `blobs/sha256/<hex>` since, `<hex>.tar` from skopeo, `sha256:<hex>` and `<hex>.tar.gz` from crane. Where
-//! a name is a digest, it is held against the bytes. Source: Docker image-spec 1.2, "Combined Image JSON + Filesystem".
+//! another image's), `blobs/sha256/<hex>` since, `<hex>.tar` from skopeo, `sha256:<hex>` and `<hex>.tar.gz` from crane.
+//! Where a name is a digest, it is held against the bytes. Source: Docker image-spec 1.2, "Combined Image JSON +
+//! Filesystem".
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};

@@ -1,10 +1,11 @@
 //! Writing OCI layouts: into a directory, beside what is there, or as a new archive.
 //!
-//! Blobs come first and the index last, so that an index on disk never names a blob that is not. The archive also gets the
-//! `manifest.json` of `docker save`, as Docker 25 writes it, and so can be given to `docker load`.
+//! Blobs come first and the index last, so that an index on disk never names a blob that is not. The archive also gets
+//! the `manifest.json` of `docker save`, as Docker 25 writes it, and so can be given to `docker load`.
 
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::members::Members;
 use crate::image::oci::blob_name;
 use crate::image::plan::Platform;
 use crate::image::spec::{Descriptor, JSON_LIMIT, Manifest, OCI_INDEX, OCI_MANIFEST, REF_NAME, parse};
@@ -197,11 +198,7 @@ fn finish_directory(root: &Path, entries: &[IndexEntry]) -> Result<()> {
     if !root.join("oci-layout").exists() {
         write_file(root, "oci-layout", OCI_LAYOUT)?;
     }
-    let old = match fs::read(root.join("index.json")) {
-        Ok(json) => Some(json),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-        Err(e) => return Err(Error::io("cannot read index.json", e)),
-    };
+    let old = Members::directory(root)?.read("index.json", JSON_LIMIT)?;
     write_file(root, "index.json", &index(old.as_deref(), entries)?)?;
     sync_directory(root)?;
     sync_directory(parent(root))
@@ -226,7 +223,11 @@ fn index(old: Option<&[u8]>, entries: &[IndexEntry]) -> Result<Vec<u8>> {
         manifests.retain(|m| !replaced(m));
         manifests.push(entry.to_json());
     }
-    Ok(index.to_string().into_bytes())
+    let json = index.to_string().into_bytes();
+    if json.len() as u64 > JSON_LIMIT {
+        return Err(Error::limit("index.json would become too large to be read", JSON_LIMIT, json.len()));
+    }
+    Ok(json)
 }
 
 fn finish_archive(path: &Path, mut blobs: BTreeMap<Digest, Blob>, entries: &[IndexEntry]) -> Result<()> {
@@ -278,7 +279,6 @@ fn docker_manifest(blobs: &BTreeMap<Digest, Blob>, entries: &[IndexEntry]) -> Re
 }
 
 fn write_file(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    debug_assert!(bytes.len() as u64 <= JSON_LIMIT);
     let temporary = temporary_in(root)?;
     temporary.as_file().write_all(bytes).map_err(|e| Error::io("cannot write", e).subject(name))?;
     publish(temporary, &root.join(name))

@@ -23,9 +23,9 @@ pub struct LayerBlob {
 
 /// Makes an OCI manifest for a config (digest and size) and layers.
 ///
-/// Annotations and unknown fields of `original` stay, also those of each layer if their number is the same. The result is
-/// an OCI manifest even if the original was Docker's, since it goes into an OCI layout. The same input gives the same bytes:
-/// keys are sorted.
+/// Annotations and unknown fields of `original` stay, also those of each layer if their number is the same. The result
+/// is an OCI manifest even if the original was Docker's, since it goes into an OCI layout. The same input gives the
+/// same bytes: keys are sorted.
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `original` is not a JSON object.

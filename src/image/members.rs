@@ -1,7 +1,8 @@
 //! Named files of an image source: those of a directory, or the members of an archive.
 //!
-//! Names come from JSON that was written by somebody else. In an archive they are looked up in a table and nothing else; in
-//! a directory they must be relative, without `..`, and the kernel is asked to resolve them beneath the directory.
+//! Names come from JSON that was written by somebody else. In an archive they are looked up in a table and nothing
+//! else; in a directory they must be relative, without `..`, and the kernel is asked to resolve them beneath the
+//! directory.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::archive::{self, Member, Table};

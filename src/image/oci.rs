@@ -148,8 +148,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The platform by the config, where the index does not give one. What can not be read says nothing here; it will when
-    /// the candidate is selected.
+    /// The platform by the config, where the index does not give one. What can not be read says nothing here; it will
+    /// when the candidate is selected.
     fn platform_of(&self, descriptor: &Descriptor) -> Option<Platform> {
         let json = read_blob(self.members, "the manifest", descriptor).ok()?;
         let manifest: Manifest = parse("the manifest", &json).ok()?;

@@ -1,8 +1,8 @@
 //! What a path holds, and the images in it.
 //!
-//! Told by content, never by name: a directory with `oci-layout` or `manifest.json`; a tar of the same; or, if it is neither,
-//! a bare layer. An archive may be compressed as a whole (`docker load` takes those too); it is then spooled to an unnamed
-//! file, as its members are read in another order than they come.
+//! Told by content, never by name: a directory with `oci-layout` or `manifest.json`; a tar of the same; or, if it is
+//! neither, a bare layer. An archive may be compressed as a whole (`docker load` takes those too); it is then spooled
+//! to an unnamed file, as its members are read in another order than they come.
 
 use crate::codec::blob::BlobReader;
 use crate::codec::media::Compression;
@@ -147,8 +147,8 @@ impl ImageSource {
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound) if none fits and [`InvalidInput`](crate::ErrorKind::InvalidInput) if
-    /// several do, with the list of those there are; [`Unsupported`](crate::ErrorKind::Unsupported) for artifacts that are
-    /// no images.
+    /// several do, with the list of those there are; [`Unsupported`](crate::ErrorKind::Unsupported) for artifacts that
+    /// are no images.
     pub fn select(&self, selector: &Selector) -> Result<ImagePlan> {
         let candidate = &self.candidates[choose(&self.candidates, selector)?];
         let plan = match &self.contents {

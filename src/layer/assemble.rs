@@ -143,7 +143,11 @@ impl Sink for Assembler<'_> {
         self.out.content += left;
         let small = (left < self.out.chunking.small_file.into()).then(Vec::new);
         let current = Current { entry: Some(entry), segment, extents: vec![], left, small };
-        if left == 0 { self.out.put(current) } else { Ok(self.current = Some(current)) }
+        if left == 0 {
+            return self.out.put(current);
+        }
+        self.current = Some(current);
+        Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {

@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{ADDRESS_LIMIT, BLOCK, Codec, Location, TableChunk};
 use crate::id::ContentId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, TransactionBehavior, params};
 use std::path::Path;
 use std::time::Duration;
@@ -68,7 +69,7 @@ pub struct ImageInfo {
     pub layers: Vec<Digest>,
 }
 
-pub(super) fn db_error(operation: &str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
+fn db_error(operation: &str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
     move |e| {
         use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, NotADatabase};
         let kind = match e.sqlite_error_code() {
@@ -108,6 +109,8 @@ impl Index {
 
     fn configure(db: &mut Connection) -> rusqlite::Result<()> {
         db.busy_timeout(BUSY)?;
+        // Without this, SQLite plans a statement anew whenever another id is bound to it.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
@@ -197,11 +200,6 @@ impl Index {
 
     pub(crate) fn blob(&self, digest: &Digest) -> Result<Option<BlobInfo>> {
         self.one(&format!("{BLOB} WHERE digest = ?1"), [digest.as_bytes()], blob_row)
-    }
-
-    /// The blobs that a layer is known to have come from.
-    pub(crate) fn blobs_of(&self, diff_id: &Digest) -> Result<Vec<BlobInfo>> {
-        self.all(&format!("{BLOB} WHERE diff_id = ?1 ORDER BY digest"), [diff_id.as_bytes()], blob_row)
     }
 
     pub(crate) fn images(&self) -> Result<Vec<ImageInfo>> {
@@ -295,13 +293,13 @@ impl Change<'_> {
 
     /// Adds a pack's chunks and their members. What another import stored meanwhile stays as it is, and the
     /// new copy is dead space for gc to find.
-    pub(crate) fn add_chunks(&self, chunks: &mut [TableChunk]) -> Result<()> {
+    pub(crate) fn add_chunks(&self, mut chunks: Vec<TableChunk>) -> Result<()> {
         // Ascending ids fill the index's pages in order, which is faster and leaves them fuller.
         chunks.sort_unstable_by_key(|c| c.id);
         let mut members = Vec::new();
         let sql = "INSERT INTO chunks (id, block, stored, raw) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
         let mut insert = self.tx.prepare_cached(sql).map_err(db_error("add chunks"))?;
-        for c in chunks.iter() {
+        for c in &chunks {
             let stored = c.location.stored_len | u32::from(c.location.codec.to_u8()) << 24;
             let values = params![c.id.as_bytes(), c.location.block, stored, c.location.raw_len];
             if insert.execute(values).map_err(db_error("add chunk"))? == 0 {
@@ -380,7 +378,7 @@ mod tests {
         let member = |b: &[u8]| Member { id: ContentId::of(b), len: b.len() as u32 };
         let id = ContentId::of(b"bundle");
         let chunk = TableChunk { id, location, members: vec![member(b"one"), member(b"three")] };
-        index.write(|c| c.add_chunks(&mut [chunk])).unwrap();
+        index.write(|c| c.add_chunks(vec![chunk])).unwrap();
         assert_eq!(index.chunk(&id).unwrap(), Some(location));
         assert_eq!(index.member(&ContentId::of(b"three")).unwrap(), Some(MemberPlace { chunk: id, offset: 3 }));
         assert_eq!(index.member(&ContentId::of(b"two")).unwrap(), None);

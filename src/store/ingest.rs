@@ -3,7 +3,7 @@
 use super::index::{Change, Index};
 use super::open::Store;
 use super::packs::{NewChunk, PackWriter, RESERVE, SealedPack};
-use super::seen::{Found, Seen, Slot};
+use super::pending::{Bundled, Claimed, Found};
 use super::session::{Outcome, Session, aborted};
 use crate::codec::chunk::{Compress, Encoder};
 use crate::error::{Error, Result};
@@ -13,7 +13,29 @@ use crate::sys::publish::Draft;
 use crossbeam_channel::{Receiver, Sender};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// A chunk whose id a worker is still to find out.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) number: u64,
+    id: OnceLock<ContentId>,
+}
+
+impl Slot {
+    pub(super) fn new(number: u64) -> Arc<Self> {
+        Arc::new(Self { number, id: OnceLock::new() })
+    }
+
+    pub(super) fn set(&self, id: ContentId) {
+        // A slot is filled by the one worker that has its job.
+        let _ = self.id.set(id);
+    }
+
+    pub(crate) fn id(&self) -> Option<ContentId> {
+        self.id.get().copied()
+    }
+}
 
 struct Job {
     slot: Arc<Slot>,
@@ -36,7 +58,10 @@ pub(crate) struct Ingest<'s> {
     compress: Compress,
     jobs: (Sender<Job>, Receiver<Job>),
     packs: Mutex<Packs>,
-    seen: Mutex<Seen>,
+    /// Chunks this import has stored or is about to.
+    claimed: Mutex<Claimed>,
+    /// Small files this import has bundled.
+    bundled: Mutex<Bundled>,
     slots: AtomicU64,
     drafts: AtomicU64,
     failed: AtomicBool,
@@ -59,14 +84,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'s> Ingest<'s> {
     pub(crate) fn begin(store: &'s Store, compress: Compress, workers: usize) -> Result<Self> {
         let session = Session::begin(store)?;
-        let seen = Mutex::new(Seen::new(&session.path));
         Ok(Self {
             store,
+            claimed: Mutex::new(Claimed::new(session.path.clone())),
+            bundled: Mutex::new(Bundled::new(session.path.clone())),
             session,
             compress: compress.validate()?,
             jobs: crossbeam_channel::bounded(2 * workers),
             packs: Mutex::default(),
-            seen,
             slots: AtomicU64::new(0),
             drafts: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -131,7 +156,7 @@ impl<'s> Ingest<'s> {
 
     /// A slot for a chunk that will be submitted.
     pub(crate) fn slot(&self) -> Arc<Slot> {
-        Arc::new(Slot::new(self.slots.fetch_add(1, Relaxed)))
+        Slot::new(self.slots.fetch_add(1, Relaxed))
     }
 
     /// Hands a chunk, or a bundle with its members, to the workers; waits while they are behind.
@@ -158,7 +183,7 @@ impl<'s> Ingest<'s> {
 
     /// Where a small file with this content is, in the store or in a bundle of this import.
     pub(crate) fn find_member(&self, id: &ContentId, index: &Index) -> Result<Option<Found>> {
-        if let Some(found) = lock(&self.seen).member(id)? {
+        if let Some(found) = lock(&self.bundled).find(id)? {
             return Ok(Some(found));
         }
         let place = index.member(id)?;
@@ -167,7 +192,7 @@ impl<'s> Ingest<'s> {
 
     /// Tells the other layers of this import that a small file is being bundled.
     pub(crate) fn note_member(&self, id: ContentId, bundle: &Arc<Slot>, offset: u32) -> Result<()> {
-        lock(&self.seen).note_member(id, bundle, offset)
+        lock(&self.bundled).note(id, bundle, offset)
     }
 
     /// A connection with one steady view of the database, for a thread's look-ups.
@@ -187,7 +212,7 @@ impl<'s> Ingest<'s> {
             };
             let id = self.store_chunk(job.raw, job.members, reader.index(), &mut encoder)?;
             // Set before notifying under the lock, so that no waiter can miss it.
-            job.slot.fill(id);
+            job.slot.set(id);
             self.notify();
         }
     }
@@ -200,7 +225,7 @@ impl<'s> Ingest<'s> {
         encoder: &mut Encoder,
     ) -> Result<ContentId> {
         let id = ContentId::of(&raw);
-        if !lock(&self.seen).claim(id)? || index.has_chunk(&id)? {
+        if !lock(&self.claimed).insert(id)? || index.has_chunk(&id)? {
             return Ok(id);
         }
         let (codec, stored) = encoder.encode(&raw)?;
@@ -253,10 +278,10 @@ impl IndexReader<'_> {
 
 impl Drop for IndexReader<'_> {
     fn drop(&mut self) {
-        if let Some(index) = self.index.take() {
-            if index.end_reading().is_ok() {
-                self.store.give_index(index);
-            }
+        if let Some(index) = self.index.take()
+            && index.end_reading().is_ok()
+        {
+            self.store.give_index(index);
         }
     }
 }

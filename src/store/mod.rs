@@ -7,14 +7,14 @@ mod index;
 mod ingest;
 mod open;
 mod packs;
+mod pending;
 mod read;
-mod seen;
 mod session;
 
 pub(crate) use index::BlobInfo;
 pub use index::{ImageInfo, LayerInfo};
-pub(crate) use ingest::{IndexReader, Ingest};
+pub(crate) use ingest::{IndexReader, Ingest, Slot};
 pub use open::{OpenOptions, Store};
+pub(crate) use pending::Found;
 pub(crate) use read::{ChunkReader, RawChunk};
-pub(crate) use seen::{Found, Slot};
 pub(crate) use session::Outcome;

@@ -1,6 +1,7 @@
 //! Opening and creating a store.
 
 use super::index::Index;
+use super::packs::pack_name;
 use super::read::PackFiles;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -106,6 +107,10 @@ impl Store {
 
     pub(super) fn dir(&self, name: &str) -> PathBuf {
         self.root.join(name)
+    }
+
+    pub(super) fn pack_path(&self, base: u64) -> PathBuf {
+        self.root.join("packs").join(pack_name(base))
     }
 
     pub(crate) fn record_path(&self, diff_id: &Digest) -> PathBuf {

@@ -3,9 +3,7 @@
 use crate::error::{Error, Result};
 use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
 use crate::id::ContentId;
-use crate::sys::publish::{Draft, io_error};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use crate::sys::publish::Draft;
 use std::path::{Path, PathBuf};
 
 /// Addresses reserved for a pack before its length is known.
@@ -95,7 +93,7 @@ impl PackWriter {
         if pack::decode_table(&back, &Footer::decode(&tail, end)?)? != self.table {
             return Err(Error::corrupt("a pack's table reads back otherwise than written"));
         }
-        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base })
+        Ok(SealedPack { draft: self.draft, base: self.base, len: end - self.base, footer })
     }
 }
 
@@ -108,23 +106,21 @@ pub(super) struct NewChunk<'a> {
     pub(super) members: Vec<Member>,
 }
 
-/// A complete pack under its temporary name. Its table is only on disk: an import may have very many packs.
+/// A complete pack under its temporary name.
 pub(super) struct SealedPack {
     pub(super) draft: Draft,
     pub(super) base: u64,
     pub(super) len: u64,
+    footer: Footer,
 }
 
-/// The table of the pack at `path`, which owns the addresses from `base` to `base + len`.
-pub(super) fn read_table(path: &Path, base: u64, len: u64) -> Result<Vec<TableChunk>> {
-    let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-    let read = |bytes: &mut [u8], at| file.read_exact_at(bytes, at).map_err(|e| io_error("read the table of", path, e));
-    let (end, mut tail) = (base + len, [0; FOOTER_LEN]);
-    read(&mut tail, end - FOOTER_LEN as u64)?;
-    let footer = Footer::decode(&tail, end)?;
-    let mut table = vec![0; footer.table_len()];
-    read(&mut table, footer.table_address)?;
-    pack::decode_table(&table, &footer)
+impl SealedPack {
+    /// The pack's chunks, from its file: a large import has many packs, and their tables are not to add up in memory.
+    pub(super) fn table(&self) -> Result<Vec<TableChunk>> {
+        let mut table = vec![0; self.footer.table_len()];
+        self.draft.read_at(&mut table, self.footer.table_address)?;
+        pack::decode_table(&table, &self.footer)
+    }
 }
 
 /// A pack's file name: its base address in hex, as many digits as 44 bits need.

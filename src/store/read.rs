@@ -2,7 +2,6 @@
 
 use super::index::Index;
 use super::open::Store;
-use super::packs::pack_name;
 use crate::codec::chunk::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{self, BLOCK, Location};
@@ -45,7 +44,7 @@ impl PackFiles {
         let found = at.checked_sub(1).map(|i| packs[i]).filter(|&(base, len)| location.end() <= base + len);
         let (base, len) =
             found.ok_or_else(|| Error::corrupt("a chunk lies in no pack").actual(format!("{location:?}")))?;
-        let path = store.dir("packs").join(pack_name(base));
+        let path = store.pack_path(base);
         let file = File::open(&path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::corrupt("pack file is missing").subject(path.display()),
             _ => io_error("open", &path, e),

@@ -5,7 +5,7 @@
 
 use super::index::Change;
 use super::open::Store;
-use super::packs::{SealedPack, read_table};
+use super::packs::SealedPack;
 use crate::error::{Error, Result};
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use std::fs::{self, File};
@@ -73,7 +73,7 @@ impl Store {
     fn clear(&self, session: &str, dir: &Path) -> Result<()> {
         let reserved = self.with_index(|index| index.reservations(session))?;
         for base in &reserved {
-            let path = self.dir("packs").join(super::packs::pack_name(*base));
+            let path = self.pack_path(*base);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(io_error("remove abandoned", &path, e));
@@ -93,29 +93,26 @@ impl Store {
     pub(super) fn publish(
         &self,
         session: &Session<'_>,
-        packs: Vec<SealedPack>,
+        mut packs: Vec<SealedPack>,
         outcome: Outcome,
         record: impl FnOnce(&Change<'_>) -> Result<()>,
     ) -> Result<()> {
-        let mut sealed = Vec::with_capacity(packs.len());
-        for pack in packs {
-            let target = self.dir("packs").join(super::packs::pack_name(pack.base));
-            pack.draft.publish(&target)?; // 1. pack bytes, then its name
-            sealed.push((pack.base, pack.len, target));
+        for pack in &mut packs {
+            pack.draft.publish(&self.pack_path(pack.base))?; // 1. pack bytes, then their name
         }
         let mut dirs: Vec<PathBuf> = Vec::new();
-        for (draft, target) in outcome.files {
+        for (mut draft, target) in outcome.files {
             draft.publish(&target)?; // 2. records and blobs, then their names
             dirs.extend(target.parent().map(Path::to_owned));
         }
-        dirs.extend((!sealed.is_empty()).then(|| self.dir("packs")));
+        dirs.extend((!packs.is_empty()).then(|| self.dir("packs")));
         dirs.sort();
         dirs.dedup();
         dirs.iter().try_for_each(|dir| sync_dir(dir))?; // 3. the names themselves
         let commit = |change: &Change<'_>| {
-            for (base, len, path) in &sealed {
-                change.seal_pack(*base, *len)?;
-                change.add_chunks(&mut read_table(path, *base, *len)?)?;
+            for pack in &packs {
+                change.seal_pack(pack.base, pack.len)?;
+                change.add_chunks(pack.table()?)?;
             }
             record(change)?;
             change.drop_reservations(&session.name)

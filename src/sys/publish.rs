@@ -40,8 +40,9 @@ fn sync_parent(path: &Path) -> Result<()> {
 
 /// A file being written under a temporary name; dropped without [`publish`](Self::publish) it is removed.
 pub(crate) struct Draft {
-    file: Option<File>,
+    file: File,
     path: PathBuf,
+    published: bool,
 }
 
 impl Draft {
@@ -49,47 +50,42 @@ impl Draft {
     pub(crate) fn create(path: PathBuf) -> Result<Self> {
         let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(|e| io_error("create", &path, e))?;
-        Ok(Self { file: Some(file), path })
-    }
-
-    fn file(&self) -> &File {
-        // Only `publish`, which consumes self, takes the file out.
-        self.file.as_ref().expect("a draft holds its file until it is published")
+        Ok(Self { file, path, published: false })
     }
 
     /// Writes all of `bytes` at `offset`.
     pub(crate) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file().write_all_at(bytes, offset).map_err(|e| io_error("write", &self.path, e))
+        self.file.write_all_at(bytes, offset).map_err(|e| io_error("write", &self.path, e))
     }
 
     /// Appends all of `bytes` at the file's position.
     pub(crate) fn append(&self, bytes: &[u8]) -> Result<()> {
-        self.file().write_all(bytes).map_err(|e| io_error("write", &self.path, e))
+        (&self.file).write_all(bytes).map_err(|e| io_error("write", &self.path, e))
     }
 
     /// Reads back exactly `bytes.len()` bytes from `offset`.
     pub(crate) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<()> {
-        self.file().read_exact_at(bytes, offset).map_err(|e| io_error("read back", &self.path, e))
+        self.file.read_exact_at(bytes, offset).map_err(|e| io_error("read back", &self.path, e))
     }
 
     /// Makes the bytes durable. A failure is final: what the kernel dropped cannot be synced by trying again.
     pub(crate) fn sync(&self) -> Result<()> {
-        self.file().sync_all().map_err(|e| io_error("fsync", &self.path, e))
+        self.file.sync_all().map_err(|e| io_error("fsync", &self.path, e))
     }
 
     /// Gives the synced file its final name, replacing what was there.
     /// The caller must still [`sync_dir`] the target's directory, which lets several files share that.
-    pub(crate) fn publish(mut self, target: &Path) -> Result<()> {
+    pub(crate) fn publish(&mut self, target: &Path) -> Result<()> {
         self.sync()?;
         fs::rename(&self.path, target).map_err(|e| io_error("rename into place", target, e))?;
-        self.file = None;
+        self.published = true;
         Ok(())
     }
 }
 
 impl Write for Draft {
     fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.file().write(buf)
+        self.file.write(buf)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -99,7 +95,7 @@ impl Write for Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if self.file.is_some() {
+        if !self.published {
             // The name is temporary and crashed work is swept at the next open, so a failure here loses nothing.
             let _ = fs::remove_file(&self.path);
         }
@@ -108,7 +104,7 @@ impl Drop for Draft {
 
 /// Publishes `bytes` as `dir/name` by way of `draft`, and makes it durable.
 pub(crate) fn publish_bytes(bytes: &[u8], draft: PathBuf, dir: &Path, name: &str) -> Result<()> {
-    let file = Draft::create(draft)?;
+    let mut file = Draft::create(draft)?;
     file.append(bytes)?;
     file.publish(&dir.join(name))?;
     sync_dir(dir)

@@ -27,5 +27,5 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use parser::{Parser, Sink, Summary};
-pub(crate) use writer::Writer;
+pub(crate) use parser::{Parser, Sink};
+pub use writer::Writer;

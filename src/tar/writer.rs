@@ -1,9 +1,9 @@
 //! The deterministic writer of new layers: the same entries give the same bytes, on every machine and in every version.
 //!
 //! An entry is one ustar header if that can say everything, else a PAX header before it holds what does not fit, its
-//! records sorted by key. Names of users and groups are not written. Sparse files are GNU.sparse 1.0; an xattr whose name has a `=`, which would end a
-//! PAX key, is written in libarchive's encoding. What [`super::Parser`] would refuse is not written, and what it reads
-//! back is the entry that was given.
+//! records sorted by key. Names of users and groups are not written. Sparse files are GNU.sparse 1.0; an xattr whose
+//! name has a `=`, which would end a PAX key, is written in libarchive's encoding. What [`super::Parser`] would refuse
+//! is not written, and what it reads back is the entry that was given.
 
 use super::header::{BLOCK, Block, ZERO};
 use super::{member, xattr};
@@ -19,7 +19,7 @@ const MAX_8: u64 = (1 << 21) - 1;
 const MAX_12: u64 = (1 << 33) - 1;
 
 /// Writes one tar to `W`.
-pub(crate) struct Writer<W> {
+pub struct Writer<W> {
     out: W,
     limits: Limits,
     /// Content the last entry still owes, and the padding after it.
@@ -46,12 +46,13 @@ struct Ustar<'a> {
 }
 
 impl<W: Write> Writer<W> {
-    pub(crate) fn new(out: W, limits: &Limits) -> Self {
+    /// Writes a tar to `out`, refusing entries that `limits` would refuse on the way in.
+    pub fn new(out: W, limits: &Limits) -> Self {
         Self { out, limits: limits.clone(), owed: 0, padding: 0 }
     }
 
     /// Writes the headers of `entry`; `entry.kind.stored_len()` bytes of content must follow.
-    pub(crate) fn entry(&mut self, entry: &Entry) -> Result<()> {
+    pub fn entry(&mut self, entry: &Entry) -> Result<()> {
         self.write_entry(entry).map_err(|e| e.subject(format!("entry \"{}\"", entry.path.escape_ascii())))
     }
 
@@ -64,14 +65,10 @@ impl<W: Write> Writer<W> {
         let size = stored + map.len() as u64;
         let name = full_name(entry);
         let header = ustar(entry, &name, size, &mut records);
-        if !map.is_empty() {
-            // The path of the file is GNU.sparse.name; a reader that knows no sparse files makes this one.
-            let shown = [b"GNUSparseFile.0/", entry.split_path().1].concat();
-            let header = Ustar { prefix: b"", name: cut(&shown), ..header };
-            self.headers(entry, &records.sorted(), &header)?;
-        } else {
-            self.headers(entry, &records.sorted(), &header)?;
-        }
+        // The path of a sparse file is GNU.sparse.name; a reader that knows no sparse files makes this one.
+        let shown = [b"GNUSparseFile.0/", entry.split_path().1].concat();
+        let header = if map.is_empty() { header } else { Ustar { prefix: b"", name: cut(&shown), ..header } };
+        self.headers(entry, &records.sorted(), &header)?;
         self.raw(&map)?;
         self.owed = stored;
         self.padding = (stored.next_multiple_of(BLOCK as u64) - stored) as usize;
@@ -79,14 +76,14 @@ impl<W: Write> Writer<W> {
     }
 
     /// Writes the next bytes of the last entry's content.
-    pub(crate) fn content(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn content(&mut self, bytes: &[u8]) -> Result<()> {
         let left = self.owed.checked_sub(bytes.len() as u64);
         self.owed = left.ok_or_else(|| Error::invalid("more content than the entry has"))?;
         self.raw(bytes)
     }
 
     /// Writes the end marker and gives back the output, which is not flushed.
-    pub(crate) fn finish(mut self) -> Result<W> {
+    pub fn finish(mut self) -> Result<W> {
         self.close()?;
         self.raw(&[0; 2 * BLOCK])?;
         Ok(self.out)
@@ -402,6 +399,14 @@ mod tests {
         }
         let directory = Entry { kind: EntryKind::Directory, ..file(&"d".repeat(100)) };
         assert_eq!(entries(&written(std::slice::from_ref(&directory)).unwrap()).unwrap(), [directory]);
+    }
+
+    #[test]
+    fn a_hole_at_the_end_is_marked() {
+        let ranges = vec![DataRange { offset: 8, len: 2 }];
+        let map = |size| sparse_map(&EntryKind::File { size, sparse: Some(ranges.clone()) });
+        assert!(map(10).starts_with(b"1\n8\n2\n\0"));
+        assert!(map(11).starts_with(b"2\n8\n2\n11\n0\n\0"));
     }
 
     #[test]

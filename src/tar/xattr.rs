@@ -4,7 +4,7 @@
 //! `LIBARCHIVE.xattr.<name, percent-encoded>` with the value in base64 (libarchive, which writes both). Bounds are the
 //! kernel's (`include/uapi/linux/limits.h`: XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX).
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::entry::Xattr;
 
 pub(crate) const SCHILY: &[u8] = b"SCHILY.xattr.";
@@ -169,7 +169,7 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 fn base64_decode(text: &[u8]) -> Option<Vec<u8>> {
     let end = text.iter().rposition(|&b| b != b'=').map_or(0, |i| i + 1);
     let (digits, padding) = text.split_at(end);
-    if padding.len() > 2 || (!padding.is_empty() && text.len() % 4 != 0) || digits.len() % 4 == 1 {
+    if padding.len() > 2 || (!padding.is_empty() && !text.len().is_multiple_of(4)) || digits.len() % 4 == 1 {
         return None;
     }
     let mut out = Vec::with_capacity(digits.len() * 3 / 4);
@@ -198,10 +198,11 @@ pub(crate) fn base64_encode(bytes: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use proptest::prelude::*;
 
     /// u::rwx u:1000:r g::rx m::rx o::r, as `getfattr` shows it.
-    pub(crate) const ACL: &[u8] = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\x10\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    const ACL: &[u8] = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x04\0\xe8\x03\0\0\x04\0\x05\0\xff\xff\xff\xff\x10\0\x05\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
 
     #[test]
     fn sorts_the_namespaces() {
@@ -248,7 +249,7 @@ mod tests {
         };
         let a = Xattr { name: b"user.a=".to_vec(), value: b"vv".to_vec() };
         let both = [("LIBARCHIVE.xattr.user.a%3d", "dnY"), ("SCHILY.xattr.user.a=", "vv")];
-        assert_eq!(of(&both).unwrap(), [a.clone()]);
+        assert_eq!(of(&both).unwrap(), std::slice::from_ref(&a));
         assert_eq!(of(&both[..1]).unwrap(), [a]);
         let differ = [("LIBARCHIVE.xattr.user.a", "dnY="), ("SCHILY.xattr.user.a", "vw")];
         assert_eq!(of(&differ).unwrap_err().kind(), ErrorKind::InvalidInput);

@@ -114,6 +114,7 @@ impl<C: Clone + PartialEq> Tree<C> {
     }
 
     /// What has exactly this path, in the normal form of [`Entry::path`]; no symlink is followed.
+    #[cfg(test)]
     pub(crate) fn get(&self, path: &[u8]) -> Option<NodeId> {
         let names = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
         names.into_iter().try_fold(Self::ROOT, |dir, name| self.child(dir, name))

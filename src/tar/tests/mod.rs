@@ -1,6 +1,7 @@
 //! Tests of the parser as a whole: the byte account under any split, the hostile suite, and entries of real dialects.
 
-use super::{Parser, Sink, Summary};
+use super::parser::Summary;
+use super::{Parser, Sink, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time};
 use crate::limits::Limits;
@@ -167,6 +168,22 @@ proptest! {
         }
         prop_assert_eq!(parse(&tar, &[100]).map_err(|e| e.to_string()), whole);
     }
+}
+
+#[test]
+fn every_dialect_survives_the_writer() {
+    let (calls, _) = parse(&zoo(), &[]).unwrap();
+    let mut writer = Writer::new(Vec::new(), &Limits::default());
+    for call in &calls {
+        match call {
+            Call::Segment(_) => {}
+            Call::Entry(entry) => writer.entry(entry).unwrap(),
+            Call::Content(bytes) => writer.content(bytes).unwrap(),
+        }
+    }
+    let (again, _) = parse(&writer.finish().unwrap(), &[]).unwrap();
+    let kept = |call: &&Call| !matches!(call, Call::Segment(_));
+    assert!(calls.iter().filter(kept).eq(again.iter().filter(kept)));
 }
 
 #[test]
