@@ -59,6 +59,9 @@ mod format;
 pub mod fuzzing;
 mod id;
 mod image;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod layer;
 mod limits;
 mod observe;

@@ -3,6 +3,9 @@
 use crate::format::pack::Member;
 use crate::id::ContentId;
 
+/// Most files of a bundle, so that a bundle of the tiniest files costs no more memory than others.
+const MEMBERS: usize = 16 << 10;
+
 /// A bundle being filled.
 #[derive(Default)]
 pub(crate) struct Bundle {
@@ -15,9 +18,9 @@ impl Bundle {
         self.members.is_empty()
     }
 
-    /// Whether `len` more bytes stay within `limit`. An empty bundle takes any file.
+    /// Whether one more file of `len` bytes stays within `limit`. An empty bundle takes any file.
     pub(crate) fn has_room(&self, len: usize, limit: u32) -> bool {
-        self.is_empty() || self.bytes.len() + len <= limit as usize
+        self.is_empty() || self.bytes.len() + len <= limit as usize && self.members.len() < MEMBERS
     }
 
     /// Adds a file's whole content; returns its offset.

@@ -91,7 +91,8 @@ impl Layer<'_> {
                 scope.spawn(move || read_chunks(store, &asked));
             }
             drop(asked);
-            let mut export = Export { items: Items::open(self)?, ask, known: Window::default(), observer };
+            let (items, extents) = (Items::open(self)?, vec![].into_iter());
+            let mut export = Export { items, extents, ask, known: Window::default(), observer };
             export.write(out, self)
         })
         .map_err(|e| e.subject(self.diff_id()))
@@ -117,6 +118,8 @@ struct Window {
 
 struct Export<'a> {
     items: Items,
+    /// Of the last item, those not planned yet: a large file has more than may be ahead of the writer.
+    extents: std::vec::IntoIter<Extent>,
     ask: Sender<(ContentId, Arc<Pending>)>,
     known: Window,
     observer: &'a dyn Observer,
@@ -157,14 +160,21 @@ impl Export<'_> {
         Ok(LayerExport { tar_size })
     }
 
-    /// Queues the next item's pieces and asks for its chunks; false at the end.
+    /// Queues the next piece and asks for its chunk; false at the end.
     fn plan(&mut self, ahead: &mut VecDeque<Piece>, waiting: &mut u64) -> Result<bool> {
+        if let Some(extent) = self.extents.next() {
+            let (chunk, charge) = self.pending(&extent.chunk)?;
+            *waiting += charge;
+            ahead.push_back(Piece::Content { chunk, extent, charge });
+            return Ok(true);
+        }
         let Some(item) = self.items.next_item()? else { return Ok(false) };
         let (segment, extents) = match item {
             Item::Entry { segment, extents, .. } => (segment, extents),
             Item::More { extents, .. } => (0, extents),
             Item::Bytes(len) => (len, vec![]),
         };
+        self.extents = extents.into_iter();
         if segment > 0 {
             // Headers and padding between two files: one write where nothing lies between.
             let bytes = self.items.segment(segment);
@@ -173,11 +183,6 @@ impl Export<'_> {
                 _ => ahead.push_back(Piece::Verbatim(bytes.to_vec())),
             }
             *waiting += segment;
-        }
-        for extent in extents {
-            let (chunk, charge) = self.pending(&extent.chunk)?;
-            *waiting += charge;
-            ahead.push_back(Piece::Content { chunk, extent, charge });
         }
         Ok(true)
     }
