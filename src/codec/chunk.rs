@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::pack::{CHUNK_RAW_MAX, Codec};
+use zstd::zstd_safe::CParameter;
 
 /// How new chunks are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,13 +15,13 @@ pub enum Compress {
     Raw,
     /// LZ4 blocks: least work to write and to read.
     Lz4,
-    /// Zstandard frames at this level, 1 to 19.
+    /// Zstandard frames at this level, 1 to 19. Level 1 is tuned for chunks: see `docs/ARCHITECTURE.md`.
     Zstd(i32),
 }
 
 impl Default for Compress {
     fn default() -> Self {
-        Self::Zstd(2)
+        Self::Zstd(1)
     }
 }
 
@@ -37,6 +38,9 @@ impl Compress {
     }
 }
 
+/// zstd's level 1 with a larger table and shorter matches: 1.1 % smaller for 6 % of its speed.
+const TUNED: [CParameter; 2] = [CParameter::HashLog(15), CParameter::MinMatch(5)];
+
 /// Compresses chunks one after the other, reusing its working memory.
 pub(crate) struct Encoder {
     compress: Compress,
@@ -50,9 +54,11 @@ impl Encoder {
             Compress::Zstd(level) => {
                 let mut c = zstd::bulk::Compressor::new(level).map_err(|e| Error::io("set up zstd", e))?;
                 // A chunk's id already proves its bytes; the size is needed to decode in one step.
-                c.include_checksum(false)
-                    .and_then(|()| c.include_contentsize(true))
-                    .map_err(|e| Error::io("set up zstd", e))?;
+                let plain = [CParameter::ChecksumFlag(false), CParameter::ContentSizeFlag(true)];
+                let tuned = if level == 1 { &TUNED[..] } else { &[] };
+                for parameter in plain.iter().chain(tuned) {
+                    c.set_parameter(*parameter).map_err(|e| Error::io("set up zstd", e))?;
+                }
                 Some(c)
             }
             _ => None,

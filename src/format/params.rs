@@ -26,7 +26,7 @@ pub struct Chunking {
 
 impl Default for Chunking {
     fn default() -> Self {
-        Self { small_file: 64 << 10, bundle: 256 << 10, min: 32 << 10, avg: 128 << 10, max: 256 << 10 }
+        Self { small_file: 64 << 10, bundle: 256 << 10, min: 64 << 10, avg: 128 << 10, max: 256 << 10 }
     }
 }
 

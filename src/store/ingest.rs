@@ -11,6 +11,7 @@ use crate::format::pack::Member;
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
 use crossbeam_channel::{Receiver, Sender};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -37,6 +38,9 @@ impl Slot {
     }
 }
 
+/// Bytes of a pack that are brought to disk at a time.
+const SYNC: u64 = 64 << 20;
+
 struct Job {
     slot: Arc<Slot>,
     raw: Vec<u8>,
@@ -57,6 +61,8 @@ pub(crate) struct Ingest<'s> {
     session: Session<'s>,
     compress: Compress,
     jobs: (Sender<Job>, Receiver<Job>),
+    /// Packs whose written bytes may go to disk already.
+    to_sync: (Sender<File>, Receiver<File>),
     packs: Mutex<Packs>,
     /// Chunks this import has stored or is about to.
     claimed: Mutex<Claimed>,
@@ -91,6 +97,7 @@ impl<'s> Ingest<'s> {
             session,
             compress: compress.validate()?,
             jobs: crossbeam_channel::bounded(2 * workers),
+            to_sync: crossbeam_channel::bounded(1),
             packs: Mutex::default(),
             slots: AtomicU64::new(0),
             drafts: AtomicU64::new(0),
@@ -120,14 +127,12 @@ impl<'s> Ingest<'s> {
     pub(crate) fn run<T: Send>(&self, workers: usize, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
         let out = std::thread::scope(|scope| {
-            for _ in 0..workers {
+            let spawn = |work: fn(&Self, &Receiver<()>) -> Result<()>| {
                 let stopped = stopped.clone();
-                scope.spawn(move || {
-                    if let Err(e) = self.work(&stopped) {
-                        self.fail(e);
-                    }
-                });
-            }
+                scope.spawn(move || work(self, &stopped).unwrap_or_else(|e| self.fail(e)));
+            };
+            (0..workers).for_each(|_| spawn(Self::work));
+            spawn(Self::sync_early);
             let out = work();
             drop(stop);
             out
@@ -217,6 +222,20 @@ impl<'s> Ingest<'s> {
         }
     }
 
+    /// Brings packs to disk while they grow, so that the sync at the end finds little to do. A failure here is as final
+    /// as one there: the kernel may have dropped what it could not write.
+    fn sync_early(&self, stopped: &Receiver<()>) -> Result<()> {
+        loop {
+            crossbeam_channel::select_biased! {
+                recv(stopped) -> _ => return Ok(()),
+                recv(self.to_sync.1) -> file => {
+                    let file = file.map_err(|_| aborted())?;
+                    file.sync_data().map_err(|e| Error::io("fsync a pack", e))?;
+                }
+            }
+        }
+    }
+
     fn store_chunk(
         &self,
         raw: Vec<u8>,
@@ -251,7 +270,12 @@ impl<'s> Ingest<'s> {
                 empty.insert(PackWriter::create(&self.session.path, base)?)
             }
         };
-        writer.append(chunk)
+        writer.append(chunk)?;
+        if writer.unsynced() >= SYNC {
+            // If the last one is still under way, a later one will cover these bytes too.
+            let _ = self.to_sync.0.try_send(writer.synced_soon()?);
+        }
+        Ok(())
     }
 
     /// Seals the packs and makes everything durable and visible in one step; only then may it be acknowledged.

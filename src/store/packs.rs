@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Addresses reserved for a pack before its length is known.
@@ -21,6 +22,8 @@ pub(super) struct PackWriter {
     /// Bytes waiting to be written; the first of them belongs at `written`.
     buffer: Vec<u8>,
     written: u64,
+    /// What lies before was handed to a sync.
+    synced: u64,
     table: Vec<TableChunk>,
     members: usize,
 }
@@ -32,7 +35,7 @@ impl PackWriter {
         let mut buffer = Vec::with_capacity(WRITE + (1 << 20));
         buffer.extend_from_slice(&pack::encode_header(base));
         buffer.resize(BLOCK as usize, 0);
-        Ok(Self { draft, base, limit: base + RESERVE, buffer, written: base, table: vec![], members: 0 })
+        Ok(Self { draft, base, limit: base + RESERVE, buffer, written: base, synced: base, table: vec![], members: 0 })
     }
 
     fn next(&self) -> u64 {
@@ -67,6 +70,17 @@ impl PackWriter {
         self.members += chunk.members.len();
         self.table.push(TableChunk { id: chunk.id, location, members: chunk.members });
         if self.buffer.len() >= WRITE { self.flush() } else { Ok(()) }
+    }
+
+    /// Bytes written since a sync began.
+    pub(super) fn unsynced(&self) -> u64 {
+        self.written - self.synced
+    }
+
+    /// The file, for a sync that begins now.
+    pub(super) fn synced_soon(&mut self) -> Result<File> {
+        self.synced = self.written;
+        self.draft.handle()
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -68,6 +68,11 @@ impl Draft {
         self.file.read_exact_at(bytes, offset).map_err(|e| io_error("read back", &self.path, e))
     }
 
+    /// Another handle to the same file.
+    pub(crate) fn handle(&self) -> Result<File> {
+        self.file.try_clone().map_err(|e| io_error("duplicate the handle of", &self.path, e))
+    }
+
     /// Makes the bytes durable. A failure is final: what the kernel dropped cannot be synced by trying again.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| io_error("fsync", &self.path, e))

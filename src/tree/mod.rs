@@ -38,15 +38,14 @@ mod node;
 mod place;
 #[cfg(test)]
 mod samples;
-#[cfg(test)]
-mod speed;
 mod walk;
 mod whiteout;
 
 use std::collections::BTreeMap;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the store above is not written yet"))]
-pub(crate) use diff::{diff, squash};
+#[cfg(test)]
+pub(crate) use diff::diff;
+pub(crate) use diff::squash;
 pub(crate) use node::{Node, NodeKind};
 
 use crate::error::{Error, Result};

@@ -1,2 +1,65 @@
-//! The `layerstore` command.
-fn main() {}
+//! The `layerstore` command: argument parsing, one command, an exit code. All the work is the library's.
+
+mod args;
+mod commands;
+mod context;
+mod errors;
+mod interrupt;
+mod names;
+mod output;
+mod progress;
+
+use args::{Cli, Command};
+use clap::Parser;
+use context::Context;
+use errors::{Failure, USAGE};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let json = cli.global.json;
+    interrupt::install();
+    let context = Context::new(cli.global);
+    match run(&context, cli.command).and_then(|()| context.out().flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has enough of it; that is no failure to talk about. The code is the shell's.
+        Err(_) if context.out().reader_left() => ExitCode::from(errors::READER_LEFT),
+        Err(failure) => {
+            // What was printed before the failure is still true.
+            let _ = context.out().flush();
+            failure.report(json)
+        }
+    }
+}
+
+fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Demo(args) => commands::demo::run(context, &args),
+        Command::Import(args) => commands::import::run(context, &args),
+        Command::Export(args) => commands::export::run(context, &args),
+        Command::Images => commands::images::run(context),
+        Command::Layers => commands::layers::run(context),
+        Command::Ls(args) => commands::ls::run(context, &args),
+        Command::Cat(args) => commands::cat::run(context, &args),
+        Command::Inspect(args) => commands::inspect::run(context, &args),
+        Command::Rm(args) => commands::rm::run(context, &args),
+        Command::Usage => commands::usage::run(context),
+        Command::Completions { shell } => commands::completions::run(context, shell),
+    }
+}
+
+/// Help and version are no errors; what is wrong is told as JSON where that was asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        eprintln!("{}", serde_json::json!({ "error": first, "kind": "usage", "exit_code": USAGE }));
+    } else {
+        // Only fails when nobody reads.
+        let _ = error.print();
+    }
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}

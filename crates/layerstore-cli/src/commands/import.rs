@@ -1,0 +1,163 @@
+//! `layerstore import`.
+
+use crate::args::Import;
+use crate::context::Context;
+use crate::errors::{Failure, Hint};
+use crate::names::escape;
+use crate::output::{Table, seconds, size};
+use layerstore::{
+    Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, LayerImport, Limits, Selector, Store,
+    detect,
+};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+use std::time::{Duration, Instant};
+
+pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
+    let mut options = ImportOptions::default().keep_blobs(args.keep_blobs);
+    if let Some(compress) = args.compress {
+        options = options.compress(compress);
+    }
+    if let Some(threads) = args.threads {
+        options = options.threads(threads);
+    }
+    if args.source.as_os_str() == "-" {
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            let failure = Failure::new(ErrorKind::InvalidInput, "standard input is a terminal");
+            return Err(failure.hint("pipe a layer's tar into this command"));
+        }
+        return import_layer(context, args, &context.store_or_new()?, options, stdin, None);
+    }
+    // Looked at before the store is made: a mistyped path should leave no store behind.
+    let spool = std::env::temp_dir();
+    match detect(&args.source, &spool, &Limits::default())? {
+        Detected::Image(source) => import_image(context, args, &context.store_or_new()?, options, &source),
+        _ => {
+            let failed = |e| Error::io("cannot open", e).subject(args.source.display());
+            let file = File::open(&args.source).map_err(failed)?;
+            let len = file.metadata().map_err(failed)?.len();
+            import_layer(context, args, &context.store_or_new()?, options, file, Some(len))
+        }
+    }
+}
+
+fn import_image(
+    context: &Context,
+    args: &Import,
+    store: &Store,
+    options: ImportOptions,
+    source: &ImageSource,
+) -> Result<(), Failure> {
+    let mut selector = Selector::default();
+    if let Some(reference) = &args.reference {
+        selector = selector.reference(reference);
+    }
+    if let Some(platform) = &args.platform {
+        selector = selector.platform(platform.clone());
+    }
+    let choose = "--ref and --platform choose one";
+    if let Some(expected) = args.expect {
+        let plan = source.select(&selector).hint(choose)?;
+        let manifest = plan.manifest.map(|manifest| manifest.digest);
+        if ![manifest, Some(plan.config_digest)].contains(&Some(expected)) {
+            let actual = manifest.unwrap_or(plan.config_digest);
+            return Err(Error::invalid("image digest does not match").expected(expected).actual(actual).into());
+        }
+    }
+    let (begin, progress) = (Instant::now(), context.progress(None));
+    let import = store.import_image(source, &selector, args.name.as_deref(), &options, &progress);
+    let selecting = |e: &Error| matches!(e.kind(), ErrorKind::NotFound) || e.message().contains("choose one");
+    let import = match import {
+        Err(e) if selecting(&e) => return Err(e).hint(choose),
+        import => import?,
+    };
+    let elapsed = begin.elapsed();
+    drop(progress);
+    if context.json() {
+        return context.out().json(&json!({
+            "kind": "image", "name": import.name, "manifest": import.manifest, "config": import.config,
+            "layers": import.layers.iter().map(layer_json).collect::<Vec<_>>(),
+            "stats": stats_json(&import.stats), "seconds": elapsed.as_secs_f64(),
+        }));
+    }
+    if context.quiet() {
+        return Ok(());
+    }
+    let out = context.out();
+    out.line(format!("image     {}", escape(import.name.as_bytes())))?;
+    out.line(format!("manifest  {}", import.manifest))?;
+    report(context, &import.layers, &import.stats, elapsed)
+}
+
+fn import_layer(
+    context: &Context,
+    args: &Import,
+    store: &Store,
+    mut options: ImportOptions,
+    blob: impl Read + Send,
+    size: Option<u64>,
+) -> Result<(), Failure> {
+    if args.name.is_some() || args.reference.is_some() || args.platform.is_some() {
+        let e = Error::invalid("--name, --ref and --platform are for images, and this is a layer");
+        return Err(e.subject(args.source.display())).hint("a layer is named by its diff_id alone");
+    }
+    if let Some(digest) = args.expect {
+        options = options.expected_blob(digest);
+    }
+    let (begin, progress) = (Instant::now(), context.progress(size));
+    let (layer, stats) = store.import_layer(blob, &options, &progress)?;
+    let elapsed = begin.elapsed();
+    drop(progress);
+    warn_of_archive(context, store, &layer.diff_id)?;
+    if context.json() {
+        return context.out().json(&json!({
+            "kind": "layer", "layer": layer_json(&layer), "stats": stats_json(&stats), "seconds": elapsed.as_secs_f64(),
+        }));
+    }
+    if context.quiet() {
+        return Ok(());
+    }
+    report(context, &[layer], &stats, elapsed)
+}
+
+/// An image archive is a tar as well, so from a pipe it is taken for a layer.
+fn warn_of_archive(context: &Context, store: &Store, diff_id: &Digest) -> Result<(), Failure> {
+    let layer = store.layer(diff_id)?;
+    let archive = layer
+        .entries()?
+        .take(64)
+        .flatten()
+        .any(|e| ["oci-layout", "manifest.json"].iter().any(|n| e.entry.path == n.as_bytes()));
+    if archive && !context.quiet() && !context.json() {
+        eprintln!("note: this layer looks like an image archive; to import the image, give its file instead of a pipe");
+    }
+    Ok(())
+}
+
+fn layer_json(layer: &LayerImport) -> Value {
+    json!({
+        "diff_id": layer.diff_id, "blob": layer.blob, "tar_size": layer.tar_size, "entries": layer.entries,
+        "known": layer.known,
+    })
+}
+
+fn stats_json(stats: &ImportStats) -> Value {
+    json!({
+        "content": stats.content, "new_raw": stats.new_raw, "new_stored": stats.new_stored,
+        "new_chunks": stats.new_chunks,
+    })
+}
+
+fn report(context: &Context, layers: &[LayerImport], stats: &ImportStats, took: Duration) -> Result<(), Failure> {
+    let mut table = Table::new(&["LAYER", ">TAR SIZE", ">ENTRIES", ""]);
+    for layer in layers {
+        let state = if layer.known { "known" } else { "new" };
+        table.row([context.digest(&layer.diff_id), size(layer.tar_size), layer.entries.to_string(), state.into()]);
+    }
+    table.print(context.out(), "")?;
+    let (content, new, stored) = (size(stats.content), size(stats.new_raw), size(stats.new_stored));
+    let took = seconds(took);
+    context.out().line(format!("content read {content}, of it new {new}, stored as {stored}, in {took}"))
+}

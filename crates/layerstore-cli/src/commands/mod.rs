@@ -1,0 +1,13 @@
+//! One file per command. Each has a `run` that the table in `main.rs` calls.
+
+pub(crate) mod cat;
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod export;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod inspect;
+pub(crate) mod layers;
+pub(crate) mod ls;
+pub(crate) mod rm;
+pub(crate) mod usage;

@@ -1,0 +1,38 @@
+//! `layerstore usage`.
+
+use crate::context::Context;
+use crate::errors::Failure;
+use crate::output::{Table, size};
+use serde_json::json;
+
+pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+    let store = context.store()?;
+    let usage = store.usage()?;
+    if context.json() {
+        return context.out().json(&json!({
+            "store": store.path().to_string_lossy(),
+            "layers": usage.layers, "tar": usage.tar,
+            "chunks": usage.chunks, "raw": usage.raw, "stored": usage.stored,
+            "disk": {
+                "packs": usage.packs, "records": usage.records, "blobs": usage.blobs,
+                "database": usage.database, "total": usage.total(),
+            },
+        }));
+    }
+    let mut table = Table::new(&["WHAT", ">SIZE", ""]);
+    let mut row = |what: &str, bytes: u64, note: String| table.row([what.into(), size(bytes), note]);
+    row("layers as tars", usage.tar, format!("{} layers", usage.layers));
+    row("distinct content", usage.raw, format!("{} chunks", usage.chunks));
+    row("  compressed", usage.stored, String::new());
+    row("on disk", usage.total(), times(usage.tar, usage.total()));
+    row("  packs", usage.packs, "content, padded to 4 KiB".into());
+    row("  records", usage.records, "what the tars have besides content".into());
+    row("  blobs", usage.blobs, "configurations, manifests, kept blobs".into());
+    row("  database", usage.database, String::new());
+    table.print(context.out(), "")
+}
+
+/// How many times smaller the store is than the tars.
+fn times(tar: u64, disk: u64) -> String {
+    if tar == 0 || disk == 0 { String::new() } else { format!("{:.1} times smaller", tar as f64 / disk as f64) }
+}

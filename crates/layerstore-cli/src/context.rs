@@ -1,0 +1,73 @@
+//! What every command is given: where the store is and how to talk.
+
+use crate::args::Global;
+use crate::errors::{Failure, Hint};
+use crate::output::Out;
+use crate::progress::Progress;
+use layerstore::{Digest, OpenOptions, Store};
+use std::env;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+pub(crate) struct Context {
+    global: Global,
+    out: Out,
+}
+
+impl Context {
+    pub(crate) fn new(global: Global) -> Self {
+        Self { global, out: Out::stdout() }
+    }
+
+    pub(crate) fn out(&self) -> &Out {
+        &self.out
+    }
+
+    pub(crate) fn json(&self) -> bool {
+        self.global.json
+    }
+
+    pub(crate) fn quiet(&self) -> bool {
+        self.global.quiet
+    }
+
+    /// Opens the store; a missing one is an error.
+    pub(crate) fn store(&self) -> Result<Store, Failure> {
+        Store::open_with(self.store_dir()?, &OpenOptions::default().create(false)).map_err(|e| {
+            let missing = e.kind() == layerstore::ErrorKind::NotFound;
+            let failure = Failure::from(e);
+            if missing { failure.hint("`layerstore import` makes it; --store DIR names another") } else { failure }
+        })
+    }
+
+    /// Opens the store, or makes it.
+    pub(crate) fn store_or_new(&self) -> Result<Store, Failure> {
+        Ok(Store::open(self.store_dir()?)?)
+    }
+
+    /// Progress on standard error, if somebody is there to see it.
+    pub(crate) fn progress(&self, total: Option<u64>) -> Progress {
+        let wanted = !self.quiet() && !self.json() && std::io::stderr().is_terminal();
+        Progress::new(wanted, total)
+    }
+
+    /// As many digits as people compare, or all with --verbose.
+    pub(crate) fn digest(&self, digest: &Digest) -> String {
+        if self.global.verbose { digest.to_string() } else { digest.hex()[..12].to_owned() }
+    }
+
+    fn store_dir(&self) -> Result<PathBuf, Failure> {
+        if let Some(dir) = &self.global.store {
+            return Ok(dir.clone());
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok("/var/lib/layerstore".into());
+        }
+        // The XDG base directory specification: a relative path is to be ignored.
+        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+        data.map(|data| data.join("layerstore"))
+            .ok_or_else(|| layerstore::Error::invalid("neither XDG_DATA_HOME nor HOME is set"))
+            .hint("name the store with --store DIR")
+    }
+}

@@ -1,0 +1,174 @@
+//! How a failure leaves the program: an exit code by kind, and words that say what to do next.
+
+use layerstore::{Error, ErrorKind};
+use std::fmt::Write;
+use std::process::ExitCode;
+
+/// What clap refuses.
+pub(crate) const USAGE: u8 = 2;
+/// As a shell reports a program that SIGPIPE ended.
+pub(crate) const READER_LEFT: u8 = 141;
+
+/// A library error with what the command knows about the way out.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: Error,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error::new(kind, message).into()
+    }
+
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> ErrorKind {
+        self.error.kind()
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull)
+    }
+
+    /// Tells the user, and gives the exit code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        let text = if json { self.to_json() } else { self.to_text() };
+        eprintln!("{text}");
+        ExitCode::from(exit_code(self.error.kind()))
+    }
+
+    /// What lies behind the error, outermost first.
+    fn causes(&self) -> Vec<String> {
+        let mut causes = Vec::new();
+        let mut next = std::error::Error::source(&self.error);
+        while let Some(cause) = next {
+            causes.push(cause.to_string().replace(char::is_control, " "));
+            next = cause.source();
+        }
+        causes
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = format!("error: {}", self.error);
+        for cause in self.causes() {
+            let _ = write!(text, "\ncause: {cause}");
+        }
+        if let Some(hint) = self.hint.as_deref().or_else(|| hint(&self.error)) {
+            let _ = write!(text, "\nhint: {hint}");
+        }
+        text
+    }
+
+    fn to_json(&self) -> String {
+        let (expected, actual) = self.error.mismatch();
+        serde_json::json!({
+            "error": self.error.to_string(),
+            "kind": self.error.kind().as_str(),
+            "exit_code": exit_code(self.error.kind()),
+            "subjects": self.error.subjects(),
+            "expected": expected,
+            "actual": actual,
+            "causes": self.causes(),
+            "hint": self.hint.as_deref().or_else(|| hint(&self.error)),
+        })
+        .to_string()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, hint: None }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Error::from_io("cannot write the output", error).into()
+    }
+}
+
+/// Adds a hint to what fails.
+pub(crate) trait Hint<T> {
+    fn hint(self, hint: &str) -> Result<T, Failure>;
+}
+
+impl<T> Hint<T> for layerstore::Result<T> {
+    fn hint(self, hint: &str) -> Result<T, Failure> {
+        self.map_err(|e| Failure::from(e).hint(hint))
+    }
+}
+
+/// Documented in `layerstore --help`; never renumbered.
+fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::NotFound => 3,
+        ErrorKind::AlreadyExists => 4,
+        ErrorKind::InvalidInput => 5,
+        ErrorKind::FailedPrecondition => 6,
+        ErrorKind::Unsupported => 7,
+        ErrorKind::Corrupt => 8,
+        ErrorKind::Busy => 9,
+        ErrorKind::LimitExceeded => 10,
+        ErrorKind::Cancelled => 11,
+        _ => 1,
+    }
+}
+
+/// What helps with most errors of a kind; commands that know more say more.
+fn hint(error: &Error) -> Option<&'static str> {
+    match error.kind() {
+        ErrorKind::NotFound => Some("`layerstore images` and `layerstore layers` list what there is"),
+        ErrorKind::AlreadyExists => Some("choose another destination, or remove what is there"),
+        ErrorKind::InvalidInput => Some("nothing was stored; get the input again, or mend what made it"),
+        ErrorKind::FailedPrecondition => Some("choose another store with --store DIR"),
+        ErrorKind::Unsupported => {
+            Some("layers may be plain, gzip or zstd; the store needs a version that knows its format")
+        }
+        ErrorKind::Corrupt => Some("stored bytes are damaged: check the disk, and import the source into a new store"),
+        ErrorKind::Busy => Some("another process is at work on this; try again when it is done"),
+        ErrorKind::LimitExceeded => Some("the limits and their reasons are in docs/LIMITS.md; nothing was stored"),
+        ErrorKind::Cancelled => Some("nothing was changed; run the command again when you like"),
+        _ => match error.io_error()?.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Some("the disk is full: free some space, or put the store elsewhere with --store DIR")
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                Some("you may not use this path; run as its owner, or choose another")
+            }
+            std::io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the file system is read-only; choose another with --store DIR")
+            }
+            std::io::ErrorKind::NotFound => Some("there is no such file; check the path"),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_error_cause_and_hint() {
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let failure = Failure::from(Error::io("write a pack", full));
+        let text = failure.to_text();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "error: write a pack");
+        assert!(lines[1].starts_with("cause: ") && lines[2].starts_with("hint: the disk is full"), "{text}");
+    }
+
+    #[test]
+    fn json_has_the_kind_and_both_sides() {
+        let failure = Failure::from(Error::invalid("blob digest does not match").expected("a").actual("b"));
+        let json: serde_json::Value = serde_json::from_str(&failure.to_json()).expect("JSON");
+        assert_eq!((&json["kind"], &json["exit_code"]), (&"invalid-input".into(), &5.into()));
+        assert_eq!((&json["expected"], &json["actual"]), (&"a".into(), &"b".into()));
+    }
+}

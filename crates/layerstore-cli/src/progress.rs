@@ -1,0 +1,85 @@
+//! Bars on a terminal for the library's events: one per layer while importing, one in all while exporting.
+
+use crate::interrupt;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use layerstore::{Event, Observer};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+const KNOWN_SIZE: &str =
+    "{prefix:10} [{bar:30}] {decimal_bytes:>9} of {decimal_total_bytes:<9} {decimal_bytes_per_sec:>11}  {eta} left";
+const UNKNOWN_SIZE: &str = "{prefix:10} {spinner} {decimal_bytes:>9} {decimal_bytes_per_sec:>11}";
+
+/// An [`Observer`] that draws, or not, and stops work after Ctrl-C.
+pub(crate) struct Progress {
+    bars: Option<Bars>,
+    total: Option<u64>,
+}
+
+struct Bars {
+    all: MultiProgress,
+    /// By layer number; exports have one for all.
+    each: Mutex<HashMap<usize, ProgressBar>>,
+}
+
+impl Progress {
+    /// `total` is the number of bytes to come, where the library does not know it.
+    pub(crate) fn new(draw: bool, total: Option<u64>) -> Self {
+        let bars = || Bars {
+            all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)),
+            each: Mutex::default(),
+        };
+        Self { bars: draw.then(bars), total }
+    }
+
+    /// Takes the bars off the terminal, so that the report has it to itself.
+    pub(crate) fn clear(&self) {
+        if let Some(bars) = &self.bars {
+            // A terminal that cannot be cleared has gone away.
+            let _ = bars.all.clear();
+        }
+    }
+}
+
+impl Bars {
+    fn add(&self, number: usize, name: String, total: Option<u64>) -> ProgressBar {
+        let template = if total.is_some() { KNOWN_SIZE } else { UNKNOWN_SIZE };
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        let bar = self.all.add(bar.with_style(style.progress_chars("=> ")).with_prefix(name));
+        self.each.lock().unwrap_or_else(PoisonError::into_inner).insert(number, bar.clone());
+        bar
+    }
+
+    fn get(&self, number: usize) -> Option<ProgressBar> {
+        self.each.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+}
+
+impl Observer for Progress {
+    fn event(&self, event: Event) {
+        let Some(bars) = &self.bars else { return };
+        match event {
+            Event::LayerStarted { layer, total } => {
+                bars.add(layer, format!("layer {}", layer + 1), total.or(self.total));
+            }
+            Event::LayerProgress { layer, bytes } => bars.get(layer).iter().for_each(|bar| bar.inc(bytes)),
+            // Finished bars go: what is still at work deserves the lines, and the report names every layer.
+            Event::LayerFinished { layer, .. } => bars.get(layer).iter().for_each(ProgressBar::finish_and_clear),
+            Event::Exported { bytes } => {
+                bars.get(0).unwrap_or_else(|| bars.add(0, "export".into(), self.total)).inc(bytes);
+            }
+            _ => {}
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        interrupt::requested()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,8 @@
+//! The real binary over small fixtures, as a user would run it.
+
+mod demo;
+mod errors;
+mod images;
+mod layers;
+mod streams;
+mod support;
