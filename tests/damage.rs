@@ -120,15 +120,14 @@ fn pack_bytes_in_use(sound: &Sound) -> Vec<std::ops::Range<u64>> {
     let db = rusqlite::Connection::open(sound.root.join("index.db")).expect("the database");
     let mut query = db.prepare("SELECT block, stored FROM chunks").expect("a query");
     let chunks = query.query_map([], |r| Ok((r.get::<_, u32>(0)?, r.get::<_, u32>(1)?))).expect("rows");
-    let mut ranges = vec![FIRST_PACK..FIRST_PACK + 56];
-    for (block, stored) in chunks.map(|row| row.expect("a row")) {
-        let (block, stored) = (u64::from(block), u64::from(stored));
-        let (codec, len) = (stored >> 24, stored & 0xff_ffff);
-        let start = block * 4096;
+    let stored = chunks.map(|row| {
+        let (block, stored) = row.expect("a row");
+        let (start, codec, len) = (u64::from(block) * 4096, stored >> 24, u64::from(stored & 0xff_ffff));
         let start = if codec == 0 { start } else { start + len.next_multiple_of(4096) - len };
-        ranges.push(start..start + len);
-    }
-    ranges
+        start..start + len
+    });
+    let header = FIRST_PACK..FIRST_PACK + 56;
+    stored.chain([header]).collect()
 }
 
 /// Some places of a file, or all if it is small.

@@ -54,7 +54,7 @@ fn what_is_refused_late_leaves_nothing() {
         let layer = [&begun[..], &(case.build)()].concat();
         for compression in [layerstore::Compression::None, layerstore::Compression::Zstd] {
             let e = store.import_layer(&compress(&layer, compression)[..], &ImportOptions::default(), &());
-            assert_refusal(&e.err().expect(case.name), case.name);
+            assert_refusal(&e.map(drop).expect_err(case.name), case.name);
             assert_empty(&store, case.name);
         }
     }
@@ -96,7 +96,7 @@ fn what_is_taken_comes_out_the_same() {
         check_entries(&store, &done.diff_id, name);
         let composed = store.root(&[done.diff_id]);
         match NEED_A_LOWER_LAYER.contains(&name) {
-            true => assert_refusal(&composed.err().expect(name), name),
+            true => assert_refusal(&composed.map(drop).expect_err(name), name),
             false => drop(composed.unwrap_or_else(|e| panic!("{name} cannot be composed: {e}"))),
         }
     }

@@ -193,7 +193,8 @@ impl Footer {
             return Err(Error::corrupt("pack footer does not match its checksum"));
         }
         let table_end = footer.table_address.checked_add(footer.table_len() as u64);
-        let fits = table_end.is_some_and(|t| t + FOOTER_LEN as u64 <= end) && end <= ADDRESS_LIMIT;
+        let room = end.saturating_sub(FOOTER_LEN as u64);
+        let fits = table_end.is_some_and(|t| t <= room) && end <= ADDRESS_LIMIT;
         let aligned = footer.base.is_multiple_of(BLOCK) && footer.table_address.is_multiple_of(BLOCK);
         if fits && aligned && footer.table_address >= footer.base.saturating_add(BLOCK) {
             Ok(footer)
@@ -334,6 +335,16 @@ mod tests {
         bad(&|c| c[0].location.stored_len = 9001);
         bad(&|c| c[1].members[0].len = 4);
         bad(&|c| c[1].location.raw_len = 0);
+    }
+
+    /// Found by fuzzing: an address so high that sums with it overflow.
+    #[test]
+    fn refuses_a_footer_that_points_beyond_all_addresses() {
+        let (_, footer) = encode_table(BASE, 11 * BLOCK, &chunks());
+        for table_address in [u64::MAX / BLOCK * BLOCK, u64::MAX - footer.table_len() as u64, ADDRESS_LIMIT] {
+            let bad = Footer { table_address, ..footer };
+            assert_eq!(Footer::decode(&bad.encode(), 12 * BLOCK).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
     }
 
     #[test]
