@@ -6,6 +6,7 @@
 
 use super::bytes::{Cursor, delta, put_signed, put_string, put_varint};
 use super::entry::{DataRange, Entry, EntryKind, Time, Xattr};
+use super::pack::CHUNK_RAW_MAX;
 use crate::error::{Error, Result};
 use crate::id::ContentId;
 
@@ -227,8 +228,8 @@ impl<'a> Items<'a> {
             let (Some(chunk), Ok(offset32), Ok(len32)) = (chunk, u32::try_from(offset), u32::try_from(len)) else {
                 return Err(Error::corrupt("extent points outside any chunk"));
             };
-            if len == 0 {
-                return Err(Error::corrupt("empty extent"));
+            if len == 0 || offset + len > CHUNK_RAW_MAX.into() {
+                return Err(Error::corrupt("extent is empty or longer than any chunk"));
             }
             *state = ExtentState { chunk: number, end: offset + len };
             out.push(Extent { chunk, offset: offset32, len: len32 });
@@ -342,7 +343,7 @@ mod tests {
     proptest! {
         #[test]
         fn items_round_trip(list in proptest::collection::vec((entries(), any::<u64>(),
-            proptest::collection::vec((0u32..4, any::<u32>(), 1u32..), 0..4), any::<bool>()), 0..20)) {
+            proptest::collection::vec((0u32..4, 0u32..1 << 19, 1u32..1 << 19), 0..4), any::<bool>()), 0..20)) {
             let ids: Vec<_> = (0u8..4).map(|n| ContentId::of(&[n])).collect();
             let mut enc = ItemEncoder::default();
             let mut want = vec![];

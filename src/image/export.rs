@@ -111,7 +111,10 @@ impl Store {
             let blob = self.export_blob(&mut out, diff_id, was, options, observer);
             blobs.push(blob.map_err(|e| e.subject(format!("layer {diff_id}")))?);
         }
-        let same = original_blobs(&original, image)?.iter().zip(&blobs).all(|(was, is)| was.digest == is.digest);
+        let same = original_blobs(&original, image)?
+            .iter()
+            .zip(&blobs)
+            .all(|(was, is)| (was.digest, was.size) == (is.digest, is.size));
         let manifest = match same {
             true => original,
             false => manifest_for((image.config, config.len() as u64), &blobs, Some(&original))?,
@@ -140,7 +143,7 @@ impl Store {
         observer: &dyn Observer,
     ) -> Result<LayerBlob> {
         let wanted = options.compression.unwrap_or(was.compression);
-        let kept = self.with_index(|index| index.blob(&was.digest))?.is_some_and(|b| b.kept);
+        let kept = self.with_index(|index| index.blob(&was.digest))?.is_some_and(|b| b.kept && b.diff_id == *diff_id);
         if kept && wanted == was.compression {
             let (digest, size) = out.blob(|out| self.copy_kept(&was.digest, out, observer))?;
             return Ok(LayerBlob { digest, size, compression: wanted });

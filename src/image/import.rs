@@ -8,9 +8,12 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer::{ImportOptions, ImportStats, LayerDone, LayerImport, LayerJob, import_layers, import_stats};
 use crate::observe::{Event, Observer};
-use crate::store::{BlobInfo, ImageInfo, Ingest, Outcome, Store};
+use crate::store::{BlobInfo, ImageInfo, Ingest, LayerInfo, Outcome, Store};
 use crate::sys::lock::Lock;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A layer and the blob it comes in, where its digest is known.
+type LayerKey = (Digest, Option<Digest>);
 
 /// What an imported image became.
 #[derive(Clone, Debug)]
@@ -62,8 +65,9 @@ impl Store {
     ) -> Result<ImageImport> {
         let missing = self.missing(plan, options)?;
         // In ascending order, as everyone does, so that two images that share layers cannot wait for each other.
+        let diff_ids: BTreeSet<Digest> = missing.iter().map(|(diff_id, _)| *diff_id).collect();
         let lock = |diff_id| self.lock_layer(diff_id, options.patience, observer);
-        let _locks: Vec<Lock> = missing.iter().map(lock).collect::<Result<_>>()?;
+        let _locks: Vec<Lock> = diff_ids.iter().map(lock).collect::<Result<_>>()?;
         let missing = if missing.is_empty() { missing } else { self.missing(plan, options)? };
 
         let ingest = Ingest::begin(self, options.compress, options.threads)?;
@@ -81,17 +85,20 @@ impl Store {
         Ok(ImageImport { name: image.name, manifest: image.manifest, config: image.config, layers, stats })
     }
 
-    /// The layers that have to be read: not in the store, or wanted as blobs and not kept yet.
-    fn missing(&self, plan: &ImagePlan, options: &ImportOptions) -> Result<BTreeSet<Digest>> {
+    /// The layers that have to be read: not in the store, or from a blob that was never seen to hold this layer (a
+    /// manifest may claim anything), or wanted as blobs and not kept yet.
+    fn missing(&self, plan: &ImagePlan, options: &ImportOptions) -> Result<BTreeSet<LayerKey>> {
         self.with_index(|index| {
             let mut missing = BTreeSet::new();
             for layer in &plan.layers {
-                let kept = match layer.blob.filter(|_| options.keep_blobs) {
-                    Some(blob) => index.blob(&blob)?.is_some_and(|b| b.kept),
+                let proven = match layer.blob {
+                    Some(blob) => index
+                        .blob(&blob)?
+                        .is_some_and(|b| b.diff_id == layer.diff_id && (b.kept || !options.keep_blobs)),
                     None => true,
                 };
-                if !kept || index.layer(&layer.diff_id)?.is_none() {
-                    missing.insert(layer.diff_id);
+                if !proven || index.layer(&layer.diff_id)?.is_none() {
+                    missing.insert((layer.diff_id, layer.blob));
                 }
             }
             Ok(missing)
@@ -102,12 +109,12 @@ impl Store {
         &self,
         source: &'a ImageSource,
         plan: &'a ImagePlan,
-        mut missing: BTreeSet<Digest>,
+        mut missing: BTreeSet<LayerKey>,
         observer: &dyn Observer,
     ) -> Result<Vec<LayerJob<'a>>> {
         let mut jobs = Vec::new();
         for (number, layer) in plan.layers.iter().enumerate() {
-            if !missing.remove(&layer.diff_id) {
+            if !missing.remove(&(layer.diff_id, layer.blob)) {
                 observer.event(Event::LayerFinished { layer: number, diff_id: layer.diff_id, known: true });
                 continue;
             }
@@ -124,10 +131,16 @@ impl Store {
 
     fn commit(&self, ingest: Ingest<'_>, plan: &ImagePlan, name: &str, done: Vec<LayerDone>) -> Result<ImageInfo> {
         let mut outcome = Outcome::default();
-        let new: Vec<_> = done.into_iter().map(|layer| layer.publish(self, &mut outcome)).collect();
+        let mut new: Vec<(LayerInfo, BlobInfo)> = Vec::with_capacity(done.len());
+        for layer in done {
+            let diff_id = layer.info.diff_id;
+            let again = new.iter().any(|(info, _)| info.diff_id == diff_id);
+            let known = again || self.with_index(|index| index.layer(&diff_id))?.is_some();
+            new.push(layer.publish(self, known, &mut outcome));
+        }
         let manifest = match &plan.manifest {
             Some(manifest) => manifest.json.clone(),
-            None => self.make_manifest(plan)?,
+            None => self.make_manifest(plan, &new)?,
         };
         let digest = Digest::of(&manifest);
         for (digest, bytes) in [(plan.config_digest, &plan.config), (digest, &manifest)] {
@@ -142,22 +155,21 @@ impl Store {
                 change.add_layer(info)?;
                 change.add_blob(blob)?;
             }
-            for layer in &plan.layers {
-                // The manifest ties this blob to this layer, even if it was not read.
-                if let (Some(digest), Some(size)) = (layer.blob, layer.size) {
-                    change.add_blob(&BlobInfo { digest, diff_id: layer.diff_id, size, kept: false })?;
-                }
-            }
             change.put_image(&image)
         })?;
         Ok(image)
     }
 
-    /// `docker save` in its old form has no manifest; its layers are plain tars, so their digests are the diff_ids.
-    fn make_manifest(&self, plan: &ImagePlan) -> Result<Vec<u8>> {
+    /// `docker save` in its old form has no manifest; this one describes the layers as plain tars, whose digests are
+    /// the diff_ids.
+    fn make_manifest(&self, plan: &ImagePlan, new: &[(LayerInfo, BlobInfo)]) -> Result<Vec<u8>> {
         let blob = |layer: &PlannedLayer| {
-            let size = layer.size.ok_or_else(|| Error::invalid("a layer of unknown size").subject(layer.diff_id))?;
-            Ok(LayerBlob { digest: layer.diff_id, size, compression: Compression::None })
+            let digest = layer.diff_id;
+            let size = match new.iter().find(|(info, _)| info.diff_id == digest) {
+                Some((info, _)) => info.tar_size,
+                None => self.layer(&digest)?.tar_size(),
+            };
+            Ok(LayerBlob { digest, size, compression: Compression::None })
         };
         let blobs: Vec<_> = plan.layers.iter().map(blob).collect::<Result<_>>()?;
         manifest_for((plan.config_digest, plan.config.len() as u64), &blobs, None)

@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Memory that may be waiting for the writer, bytes.
 const AHEAD: u64 = 32 << 20;
+/// Pieces that may be waiting: of a file of zeros, millions fit one chunk.
+const PIECES: usize = 64 << 10;
 /// What a chunk is reckoned to take, whichever part of it is wanted.
 const CHUNK: u64 = 256 << 10;
 /// Chunks remembered behind the writer: small files of one directory often lie in few bundles.
@@ -132,7 +134,7 @@ impl Export<'_> {
         let mut waiting = 0;
         let mut more = true;
         while more || !ahead.is_empty() {
-            while more && waiting < AHEAD {
+            while more && waiting < AHEAD && ahead.len() < PIECES {
                 more = self.plan(&mut ahead, &mut waiting)?;
             }
             let Some(piece) = ahead.pop_front() else { continue };

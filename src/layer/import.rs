@@ -10,7 +10,7 @@ use crate::codec::blob::{BlobReader, BlobSummary};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, check};
-use crate::store::{BlobInfo, Ingest, LayerInfo, Outcome, Store};
+use crate::store::{BlobInfo, Change, Ingest, LayerInfo, Outcome, Store};
 use crate::sys::publish::Draft;
 use crate::tar::Parser;
 use crossbeam_channel::{Receiver, Sender};
@@ -76,9 +76,14 @@ pub(crate) struct LayerDone {
 
 impl LayerDone {
     /// Adds the layer's files to `outcome`; returns what the database is to know.
-    pub(crate) fn publish(self, store: &Store, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
+    ///
+    /// A layer that is `known` keeps the record it has: that one's chunks are known to be there whatever becomes of
+    /// this import. Who asks holds the layer's lock, so the answer stays true.
+    pub(crate) fn publish(self, store: &Store, known: bool, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
         let diff_id = self.info.diff_id;
-        outcome.files.push((self.record, store.record_path(&diff_id)));
+        if !known {
+            outcome.files.push((self.record, store.record_path(&diff_id)));
+        }
         let kept = self.kept.is_some();
         outcome.files.extend(self.kept.map(|draft| (draft, store.blob_path(&self.blob.digest))));
         let blob = BlobInfo { digest: self.blob.digest, diff_id, size: self.blob.size, kept };
@@ -101,7 +106,7 @@ impl Store {
         options: &ImportOptions,
         observer: &dyn Observer,
     ) -> Result<(LayerImport, ImportStats)> {
-        let _lock = match options.expected_diff_id {
+        let mut lock = match options.expected_diff_id {
             Some(diff_id) => Some(self.lock_layer(&diff_id, options.patience, observer)?),
             None => None,
         };
@@ -121,14 +126,25 @@ impl Store {
         let stats = import_stats(&ingest, &done);
         let Some(layer) = done.pop() else { return Err(Error::invalid("no layer was given")) };
         let diff_id = layer.info.diff_id;
+        if lock.is_none() {
+            // Only now it is known which layer this is; somebody else may have imported it meanwhile.
+            lock = Some(self.lock_layer(&diff_id, options.patience, observer)?);
+        }
         let known = self.with_index(|index| index.layer(&diff_id))?.is_some();
         let mut outcome = Outcome::default();
-        let (info, blob) = layer.publish(self, &mut outcome);
+        let (info, blob) = layer.publish(self, known, &mut outcome);
         let info = LayerInfo { held: true, ..info };
-        ingest.commit(outcome, |change| {
+        let record = |change: &Change<'_>| {
             change.add_layer(&info)?;
             change.add_blob(&blob)
-        })?;
+        };
+        if known && outcome.files.is_empty() {
+            // What was stored on the way, if anything, goes with the ingest.
+            self.with_index(|index| index.write(record))?;
+        } else {
+            ingest.commit(outcome, record)?;
+        }
+        drop(lock);
         let (blob, LayerInfo { tar_size, entries, .. }) = (Some(blob.digest), info);
         Ok((LayerImport { diff_id, blob, tar_size, entries, known }, stats))
     }
@@ -169,6 +185,7 @@ pub(crate) fn import_layers<'a>(
     let lanes = options.threads.min(jobs.len()).max(1);
     let (queue, done) = (Mutex::new(jobs), Mutex::new(Vec::new()));
     let lane = || {
+        let _guard = ingest.guard();
         loop {
             let job = queue.lock().unwrap_or_else(|e| e.into_inner()).pop();
             let Some(job) = job else { return };

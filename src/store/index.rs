@@ -190,6 +190,11 @@ impl Index {
         self.all(sql, [], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))
     }
 
+    /// Sessions with addresses reserved, alive or not.
+    pub(crate) fn sessions(&self) -> Result<Vec<String>> {
+        self.all("SELECT DISTINCT session FROM packs WHERE session IS NOT NULL", [], |r| r.get(0))
+    }
+
     /// Bases of the packs a session has reserved and not sealed.
     pub(crate) fn reservations(&self, session: &str) -> Result<Vec<u64>> {
         self.all("SELECT base FROM packs WHERE session = ?1", [session], |r| r.get::<_, i64>(0).map(|b| b as u64))
@@ -277,10 +282,10 @@ impl Change<'_> {
         let mut rows = rows.query([]).map_err(db_error("reserve"))?;
         while let Some(r) = rows.next().map_err(db_error("reserve"))? {
             let get = |n| r.get::<_, i64>(n).map(|v| v as u64).map_err(db_error("reserve"));
-            if get(0)? - free >= len {
+            if get(0)?.saturating_sub(free) >= len {
                 return Ok(Some(free));
             }
-            free = get(0)? + get(1)?;
+            free = get(0)?.saturating_add(get(1)?);
         }
         Ok((ADDRESS_LIMIT.saturating_sub(free) >= len).then_some(free))
     }

@@ -58,7 +58,6 @@ pub(crate) struct Counters {
 /// An import in progress: takes chunks from any thread and compresses them on workers of its own.
 pub(crate) struct Ingest<'s> {
     store: &'s Store,
-    session: Session<'s>,
     compress: Compress,
     jobs: (Sender<Job>, Receiver<Job>),
     /// Packs whose written bytes may go to disk already.
@@ -74,6 +73,8 @@ pub(crate) struct Ingest<'s> {
     failure: Mutex<Option<Error>>,
     progress: (Mutex<()>, Condvar),
     pub(crate) counters: Counters,
+    /// Last, so that drafts have given their space back before the session ends in the database.
+    session: Session<'s>,
 }
 
 #[derive(Default)]
@@ -129,7 +130,10 @@ impl<'s> Ingest<'s> {
         let out = std::thread::scope(|scope| {
             let spawn = |work: fn(&Self, &Receiver<()>) -> Result<()>| {
                 let stopped = stopped.clone();
-                scope.spawn(move || work(self, &stopped).unwrap_or_else(|e| self.fail(e)));
+                scope.spawn(move || {
+                    let _guard = self.guard();
+                    work(self, &stopped).unwrap_or_else(|e| self.fail(e));
+                });
             };
             (0..workers).for_each(|_| spawn(Self::work));
             spawn(Self::sync_early);
@@ -141,6 +145,11 @@ impl<'s> Ingest<'s> {
             (Some(e), _) => Err(e),
             (None, out) => out,
         }
+    }
+
+    /// Held by every thread that others may wait for.
+    pub(crate) fn guard(&self) -> PanicGuard<'_, 's> {
+        PanicGuard(self)
     }
 
     /// Notes why the import fails; only the first reason is kept.
@@ -285,6 +294,17 @@ impl<'s> Ingest<'s> {
         let mut sealed = packs.sealed;
         sealed.extend(packs.current.map(PackWriter::seal).transpose()?);
         self.store.publish(&self.session, sealed, outcome, record)
+    }
+}
+
+/// Fails the import when its thread panics, so that those who wait for it stop waiting and the panic is passed on.
+pub(crate) struct PanicGuard<'a, 's>(&'a Ingest<'s>);
+
+impl Drop for PanicGuard<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(aborted());
+        }
     }
 }
 

@@ -48,7 +48,7 @@ impl OpenOptions {
         self
     }
 
-    /// How a store made by this call cuts content. An existing store keeps its own. Default 32/128/256 KiB chunks.
+    /// How a store made by this call cuts content. An existing store keeps its own. Default 64/128/256 KiB chunks.
     #[must_use]
     pub fn chunking(mut self, chunking: Chunking) -> Self {
         self.chunking = chunking;
@@ -76,7 +76,8 @@ impl Store {
             Self::open_parts(root, options).map_err(|e| e.subject(format!("store {}", root.display())))?;
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
         let store = Self { root, chunking, indexes: Mutex::new(vec![index]), packs: PackFiles::default() };
-        store.sweep()?;
+        // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
+        let _ = store.sweep();
         Ok(store)
     }
 
@@ -185,7 +186,10 @@ fn create(root: &Path, chunking: &Chunking) -> Result<()> {
         return Ok(());
     }
     Index::open(&root.join("index.db"), true)?;
-    publish_bytes(params::encode(chunking).as_bytes(), root.join("tmp").join(STORE_FILE), root, STORE_FILE)
+    let draft = root.join("tmp").join(STORE_FILE);
+    // Whoever began this before us died over it: we hold the lock.
+    let _ = fs::remove_file(&draft);
+    publish_bytes(params::encode(chunking).as_bytes(), draft, root, STORE_FILE)
 }
 
 /// A store holds setuid files and other users' secrets: it must be ours, and ours alone.

@@ -41,7 +41,8 @@ impl PackFiles {
         }
         let packs = index.packs()?;
         let at = packs.partition_point(|&(base, _)| base <= address);
-        let found = at.checked_sub(1).map(|i| packs[i]).filter(|&(base, len)| location.end() <= base + len);
+        let found =
+            at.checked_sub(1).map(|i| packs[i]).filter(|&(base, len)| location.end() <= base.saturating_add(len));
         let (base, len) =
             found.ok_or_else(|| Error::corrupt("a chunk lies in no pack").actual(format!("{location:?}")))?;
         let path = store.pack_path(base);
@@ -57,7 +58,7 @@ impl PackFiles {
             open.clear();
         }
         let file = Arc::new(file);
-        open.insert(base, OpenPack { end: base + len, file: file.clone() });
+        open.insert(base, OpenPack { end: base.saturating_add(len), file: file.clone() });
         Ok(file)
     }
 }

@@ -10,12 +10,15 @@ use crate::error::{Error, Result};
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A locked directory for drafts. Dropped, it takes what was not published with it.
 pub(super) struct Session<'s> {
     store: &'s Store,
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// Whether its transaction failed while committing: then only the next open can tell what became of it.
+    undecided: AtomicBool,
     /// Held open for the lock it carries.
     _lock: File,
 }
@@ -30,14 +33,17 @@ impl<'s> Session<'s> {
         let lock = File::open(&path).map_err(|e| io_error("open", &path, e))?;
         lock.try_lock().map_err(|e| io_error("lock", &path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { store, name, path, _lock: lock })
+        Ok(Self { store, name, path, undecided: AtomicBool::new(false), _lock: lock })
     }
 }
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        // What fails here is swept at the next open, as long as the directory is there to tell of it.
-        let _ = self.store.clear(&self.name, &self.path);
+        // What is left here is swept at the next open. A commit that failed may still be found in the journal then, so
+        // nothing it might refer to goes before.
+        if !self.undecided.load(Relaxed) {
+            let _ = self.store.clear(&self.name, &self.path);
+        }
     }
 }
 
@@ -53,7 +59,8 @@ impl Store {
     pub(super) fn sweep(&self) -> Result<()> {
         let tmp = self.dir("tmp");
         let any = |dir: &Path| fs::read_dir(dir).map_err(|e| io_error("read directory", dir, e));
-        if any(&tmp)?.next().is_none() {
+        let reserved = self.with_index(|index| index.sessions())?;
+        if any(&tmp)?.next().is_none() && reserved.is_empty() {
             return Ok(());
         }
         let _sessions = self.lock_sessions()?;
@@ -65,7 +72,9 @@ impl Store {
             let name = found.file_name().to_string_lossy().into_owned();
             self.clear(&name, &found.path())?;
         }
-        Ok(())
+        // A power cut can lose a directory and keep its reservation.
+        let lost = reserved.iter().filter(|session| !tmp.join(session).exists());
+        lost.into_iter().try_for_each(|session| self.clear(session, &tmp.join(session)))
     }
 
     /// Removes what a session has not committed: packs under their final names too, then the addresses they had,
@@ -85,7 +94,10 @@ impl Store {
             sync_dir(&self.dir("packs"))?;
             self.with_index(|index| index.write(|change| change.drop_reservations(session)))?;
         }
-        fs::remove_dir_all(dir).map_err(|e| io_error("remove abandoned", dir, e))
+        match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove abandoned", dir, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes everything a session produced durable and visible, in the order of `docs/ORDERING.md`.
@@ -97,18 +109,12 @@ impl Store {
         outcome: Outcome,
         record: impl FnOnce(&Change<'_>) -> Result<()>,
     ) -> Result<()> {
-        for pack in &mut packs {
-            pack.draft.publish(&self.pack_path(pack.base))?; // 1. pack bytes, then their name
+        let mut new = Vec::new();
+        if let Err(e) = self.publish_files(&mut packs, outcome, &mut new) {
+            // Nothing refers to them; packs go with the session.
+            new.iter().for_each(|path| drop(fs::remove_file(path)));
+            return Err(e);
         }
-        let mut dirs: Vec<PathBuf> = Vec::new();
-        for (mut draft, target) in outcome.files {
-            draft.publish(&target)?; // 2. records and blobs, then their names
-            dirs.extend(target.parent().map(Path::to_owned));
-        }
-        dirs.extend((!packs.is_empty()).then(|| self.dir("packs")));
-        dirs.sort();
-        dirs.dedup();
-        dirs.iter().try_for_each(|dir| sync_dir(dir))?; // 3. the names themselves
         let commit = |change: &Change<'_>| {
             for pack in &packs {
                 change.seal_pack(pack.base, pack.len)?;
@@ -117,7 +123,27 @@ impl Store {
             record(change)?;
             change.drop_reservations(&session.name)
         };
-        self.with_index(|index| index.write(commit)) // 4. the transaction that makes all of it count
+        let committed = self.with_index(|index| index.write(commit)); // 4. the transaction that makes all of it count
+        session.undecided.store(committed.is_err(), Relaxed);
+        committed
+    }
+
+    /// Steps 1 to 3; `new` gets the records and blobs that were not there before.
+    fn publish_files(&self, packs: &mut [SealedPack], outcome: Outcome, new: &mut Vec<PathBuf>) -> Result<()> {
+        for pack in packs.iter_mut() {
+            pack.draft.publish(&self.pack_path(pack.base))?; // 1. pack bytes, then their name
+        }
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        for (mut draft, target) in outcome.files {
+            let fresh = !target.exists();
+            draft.publish(&target)?; // 2. records and blobs, then their names
+            dirs.extend(target.parent().map(Path::to_owned));
+            new.extend(fresh.then_some(target));
+        }
+        dirs.extend((!packs.is_empty()).then(|| self.dir("packs")));
+        dirs.sort();
+        dirs.dedup();
+        dirs.iter().try_for_each(|dir| sync_dir(dir)) // 3. the names themselves
     }
 }
 
