@@ -93,3 +93,8 @@ pub use observe::{Event, Observer};
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
 pub use upkeep::Usage;
+
+/// The examples of README.md, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -207,7 +207,7 @@ impl Output<'_> {
     fn put_small(&mut self, content: &[u8]) -> Result<RefExtent> {
         let id = ContentId::of(content);
         let len = content.len() as u32;
-        let (chunk, offset) = match self.ingest.find_member(&id, self.index.index())? {
+        let (chunk, offset) = match self.ingest.find_member(&id, &self.index)? {
             Some(Found::Stored { chunk, offset }) => (ChunkRef::Known(chunk), offset),
             Some(Found::Pending { bundle, offset }) => (ChunkRef::Slot(bundle), offset),
             None => self.bundle_new(id, content)?,

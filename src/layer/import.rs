@@ -19,9 +19,9 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Bytes of tar handed from thread to thread at a time.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 128 << 10;
 /// Buffers in flight per layer.
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 8;
 
 /// What became of one imported layer.
 #[derive(Clone, Debug)]

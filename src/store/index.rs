@@ -168,6 +168,11 @@ impl Index {
         Location { block, stored_len: stored & 0xff_ffff, raw_len, codec }.validate().map(Some)
     }
 
+    /// Whether no chunk is known.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        Ok(self.one("SELECT 1 FROM chunks LIMIT 1", [], |_| Ok(()))?.is_none())
+    }
+
     pub(crate) fn has_chunk(&self, id: &ContentId) -> Result<bool> {
         Ok(self.one("SELECT 1 FROM chunks WHERE id = ?1", [id.as_bytes()], |_| Ok(()))?.is_some())
     }

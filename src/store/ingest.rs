@@ -1,6 +1,6 @@
 //! Adding chunks: hash, look up, compress, append. Shared by all layers of one import.
 
-use super::index::{Change, Index};
+use super::index::{Change, Index, MemberPlace};
 use super::open::Store;
 use super::packs::{NewChunk, PackWriter, RESERVE, SealedPack};
 use super::pending::{Bundled, Claimed, Found};
@@ -187,7 +187,7 @@ impl<'s> Ingest<'s> {
     }
 
     /// Where a small file with this content is, in the store or in a bundle of this import.
-    pub(crate) fn find_member(&self, id: &ContentId, index: &Index) -> Result<Option<Found>> {
+    pub(crate) fn find_member(&self, id: &ContentId, index: &IndexReader<'_>) -> Result<Option<Found>> {
         if let Some(found) = lock(&self.bundled).find(id)? {
             return Ok(Some(found));
         }
@@ -204,7 +204,8 @@ impl<'s> Ingest<'s> {
     pub(crate) fn reader(&self) -> Result<IndexReader<'s>> {
         let index = self.store.take_index()?;
         index.begin_reading()?;
-        Ok(IndexReader { store: self.store, index: Some(index) })
+        let empty = index.is_empty()?;
+        Ok(IndexReader { store: self.store, index: Some(index), empty })
     }
 
     fn work(&self, stopped: &Receiver<()>) -> Result<()> {
@@ -215,7 +216,7 @@ impl<'s> Ingest<'s> {
                 recv(self.jobs.1) -> job => job.map_err(|_| aborted())?,
                 recv(stopped) -> _ => return Ok(()),
             };
-            let id = self.store_chunk(job.raw, job.members, reader.index(), &mut encoder)?;
+            let id = self.store_chunk(job.raw, job.members, &reader, &mut encoder)?;
             // Set before notifying under the lock, so that no waiter can miss it.
             job.slot.set(id);
             self.notify();
@@ -240,7 +241,7 @@ impl<'s> Ingest<'s> {
         &self,
         raw: Vec<u8>,
         members: Vec<Member>,
-        index: &Index,
+        index: &IndexReader<'_>,
         encoder: &mut Encoder,
     ) -> Result<ContentId> {
         let id = ContentId::of(&raw);
@@ -291,10 +292,20 @@ impl<'s> Ingest<'s> {
 pub(crate) struct IndexReader<'s> {
     store: &'s Store,
     index: Option<Index>,
+    /// There is nothing to look up: the first import into a store need not ask.
+    empty: bool,
 }
 
 impl IndexReader<'_> {
-    pub(crate) fn index(&self) -> &Index {
+    fn member(&self, id: &ContentId) -> Result<Option<MemberPlace>> {
+        if self.empty { Ok(None) } else { self.index().member(id) }
+    }
+
+    fn has_chunk(&self, id: &ContentId) -> Result<bool> {
+        if self.empty { Ok(false) } else { self.index().has_chunk(id) }
+    }
+
+    fn index(&self) -> &Index {
         // Only `drop` takes it out.
         self.index.as_ref().expect("an index reader holds its connection until it is dropped")
     }
