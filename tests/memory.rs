@@ -108,7 +108,7 @@ fn peak() -> u64 {
 }
 
 /// Imports and exports such a layer in a child and checks its peak.
-fn measure(test: &str, what: &str, count: u64, size: u64) {
+fn measure(test: &str, what: &str, count: u64, size: u64, limit: u64) {
     be_the_child();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let work = format!("{count} {size} {}", dir.path().join("store").display());
@@ -126,7 +126,7 @@ fn measure(test: &str, what: &str, count: u64, size: u64) {
         begin.elapsed().as_secs_f64()
     );
     assert_eq!(figures[2], count);
-    assert!(figures[1] <= LIMIT, "{what} took {:.0} MiB", mib(figures[1]));
+    assert!(figures[1] <= limit, "{what} took {:.0} MiB", mib(figures[1]));
 }
 
 fn child_output(command: &mut Command) -> String {
@@ -137,22 +137,23 @@ fn child_output(command: &mut Command) -> String {
 
 #[test]
 fn one_large_file() {
-    measure("one_large_file", "one file of 1 GiB", 1, 1024 * MIB);
+    measure("one_large_file", "one file of 1 GiB", 1, 1024 * MIB, LIMIT);
 }
 
 #[test]
 fn files_of_a_megabyte() {
-    measure("files_of_a_megabyte", "1,024 files of 1 MiB", 1024, MIB);
+    measure("files_of_a_megabyte", "1,024 files of 1 MiB", 1024, MIB, LIMIT);
 }
 
+/// Ten times as many must stay within the limit too, so these must stay well below it: what grows shows early.
 #[test]
 fn tiny_files() {
-    measure("tiny_files", "1,000,000 files of 40 bytes", 1_000_000, 40);
+    measure("tiny_files", "1,000,000 files of 40 bytes", 1_000_000, 40, 192 * MIB);
 }
 
 /// The most entries a layer may have by default.
 #[test]
 #[ignore = "takes minutes; run by hand"]
 fn ten_million_tiny_files() {
-    measure("ten_million_tiny_files", "10,000,000 files of 40 bytes", 10_000_000, 40);
+    measure("ten_million_tiny_files", "10,000,000 files of 40 bytes", 10_000_000, 40, LIMIT);
 }

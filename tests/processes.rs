@@ -173,9 +173,35 @@ fn images_that_share_layers_do_not_wait_for_each_other_for_ever() {
     assert!(tars.iter().all(|tar| export(&store, &Digest::of(tar)) == *tar));
 }
 
+/// A child that does not outlive its test, even one that fails, even if it was stopped.
+struct Mortal(Option<Child>);
+
+impl Mortal {
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().expect("not released yet")
+    }
+
+    fn release(mut self) -> Child {
+        self.0.take().expect("not released yet")
+    }
+
+    fn kill(mut self) {
+        self.child().kill().expect("a living child");
+        self.child().wait().expect("a child");
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+    }
+}
+
 /// A child that has been given `bytes` of a layer and waits for more.
 struct Stuck {
-    child: Child,
+    child: Mortal,
     pipe: ChildStdin,
 }
 
@@ -191,13 +217,12 @@ fn stuck(root: &Path, diff_id: &str, bytes: &[u8]) -> Stuck {
         std::thread::sleep(Duration::from_millis(5));
     }
     std::thread::sleep(Duration::from_millis(150));
-    Stuck { child, pipe }
+    Stuck { child: Mortal(Some(child)), pipe }
 }
 
 impl Stuck {
-    fn kill(mut self) {
-        self.child.kill().expect("a living child");
-        self.child.wait().expect("a child");
+    fn kill(self) {
+        self.child.kill();
         drop(self.pipe);
     }
 }
@@ -260,12 +285,12 @@ fn sweeping_spares_the_living() {
     assert_eq!(names(&before.root, "tmp").len(), 1, "the dead one's session, and only that, is swept");
     living.pipe.write_all(&tar[4_000_000..]).unwrap();
     drop(living.pipe);
-    assert_eq!(result(living.child), Digest::of(&tar).to_string());
+    assert_eq!(result(living.child.release()), Digest::of(&tar).to_string());
     assert!(export(&Store::open(&before.root).unwrap(), &Digest::of(&tar)) == tar);
 }
 
 /// Gives the last byte of a layer to an import that waits for it.
-fn finish(mut stuck: Stuck, last: &[u8]) -> Child {
+fn finish(mut stuck: Stuck, last: &[u8]) -> Mortal {
     stuck.pipe.write_all(last).expect("a child that reads");
     stuck.child
 }
@@ -280,7 +305,7 @@ fn killed_while_committing_it_is_all_or_nothing() {
     let measured = layer(99);
     let child = begun(&measured);
     let begin = Instant::now();
-    result(finish(child, &end(&measured)));
+    result(finish(child, &end(&measured)).release());
     let whole = begin.elapsed();
 
     let mut committed = 0;
@@ -288,10 +313,9 @@ fn killed_while_committing_it_is_all_or_nothing() {
         // Another layer each time, as one that is there would be found.
         let tar = layer(100 + u64::from(round));
         let diff_id = Digest::of(&tar);
-        let mut child = finish(begun(&tar), &end(&tar));
+        let child = finish(begun(&tar), &end(&tar));
         std::thread::sleep(whole * round * 5 / 4 / ROUNDS);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
 
         let store = Store::open(&before.root).unwrap();
         assert_eq!(names(&before.root, "tmp"), [""; 0], "round {round}");
@@ -331,8 +355,8 @@ fn a_stopped_holder_of_a_layer_makes_others_busy_not_stuck() {
     let before = Before::new();
     let tar = layer(8);
     let diff_id = Digest::of(&tar);
-    let holder = stuck(&before.root, &diff_id.to_string(), &tar[..4_000_000]);
-    signal(&holder.child, Signal::STOP);
+    let mut holder = stuck(&before.root, &diff_id.to_string(), &tar[..4_000_000]);
+    signal(holder.child.child(), Signal::STOP);
     let store = Store::open(&before.root).unwrap();
     let options = ImportOptions::default().expected_diff_id(diff_id).patience(Duration::from_millis(300));
     let begin = Instant::now();
