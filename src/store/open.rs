@@ -268,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn a_store_whose_making_was_cut_short_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        for part in [&root, &root.join("tmp")] {
+            make_dir(part).unwrap();
+        }
+        fs::write(root.join("tmp").join(STORE_FILE), "layerst").unwrap();
+        Store::open(&root).unwrap();
+    }
+
+    #[test]
     fn many_openers_make_one_store() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("s");
