@@ -8,10 +8,12 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 cargo build -q --release --manifest-path "$root/Cargo.toml" -p layerstore-cli
 layerstore=$root/target/release/layerstore
 work=$(mktemp -d /dev/shm/compare.XXXXXX)
-trap 'umount -q "$work/mnt" || true; rm -rf "$work"' EXIT
+trap 'cd /; umount -q "$work/mnt/out/root/overlay" || true; umount -q "$work/mnt" || true; rm -rf "$work"' EXIT
 truncate -s 16G "$work/ext4" && mkfs.ext4 -q "$work/ext4"
 mkdir "$work/mnt" && mount -o loop "$work/ext4" "$work/mnt"
 cd "$work/mnt"
+# containers/storage leaves its directory mounted on itself.
+clean() { umount -q out/root/overlay 2>/dev/null || true; rm -rf out; }
 policy() { skopeo --insecure-policy "$@"; }
 
 layers() { # paths of an image's layer blobs, the lowest first
@@ -36,7 +38,7 @@ for layout in "$@"; do
     for what in inflate store bsdtar_ gnutar umoci_ storage; do
         times=()
         for _ in 1 2 3; do
-            rm -rf out && mkdir out && sync -f .
+            clean && mkdir out && sync -f .
             begin=$(date +%s.%N)
             $what
             sync -f .
