@@ -16,6 +16,9 @@ const BLOCK: u64 = 512;
 /// An image has a handful of members per layer; this many is no image.
 const MAX_MEMBERS: usize = 100_000;
 
+/// Bytes of all names and link targets in a table; a thousand layers have a tenth of a MiB.
+const MAX_NAME_BYTES: usize = 16 << 20;
+
 /// What a name in the archive stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Member {
@@ -64,10 +67,15 @@ pub(crate) fn scan(file: &File, limits: &Limits) -> Result<Table> {
     let mut scanner = Scanner::new(file, limits)?;
     let mut table = Table::new();
     let mut count = 0;
+    let mut name_bytes = 0;
     while let Some((header, offset)) = scanner.next()? {
         count += 1;
         if count > MAX_MEMBERS {
             return Err(Error::limit("too many members for an image archive", MAX_MEMBERS, "more"));
+        }
+        if let Some(long) = [&header.name, &header.link].into_iter().find(|n| n.len() > limits.path) {
+            let e = Error::limit("a name is too long for an image archive", limits.path, long.len());
+            return Err(e.subject(format!("tar member at {offset}")));
         }
         let Some(name) = normal(&header.name) else { continue };
         let member = match header.kind {
@@ -77,6 +85,10 @@ pub(crate) fn scan(file: &File, limits: &Limits) -> Result<Table> {
             b'2' => resolve(&name, &header.link).map_or(Member::Unclear("its link leaves the archive"), Member::Link),
             _ => continue,
         };
+        name_bytes += name.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+        if name_bytes > MAX_NAME_BYTES {
+            return Err(Error::limit("the names are too long for an image archive", MAX_NAME_BYTES, "more"));
+        }
         let known = table.entry(name);
         known.and_modify(|m| *m = Member::Unclear("there are two of that name")).or_insert(member);
     }

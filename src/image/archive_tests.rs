@@ -117,3 +117,27 @@ fn sizes_are_bounded() {
     let chain = vec![member(b'g', "g", "", b""); 100];
     assert_eq!(scan_bytes(&tar(&chain)).unwrap_err().kind(), ErrorKind::LimitExceeded);
 }
+
+#[test]
+fn names_are_bounded() {
+    let with = |kind, key: &str, len| {
+        let bytes = tar(&[member(b'x', "pax", "", &record(key, &"n".repeat(len))), member(kind, "a", "b", b"")]);
+        scan_bytes(&bytes).map_err(|e| e.kind())
+    };
+    let limit = Limits::default().path;
+    for (kind, key) in [(b'0', "path"), (b'5', "path"), (b'1', "linkpath"), (b'2', "linkpath")] {
+        assert!(with(kind, key, limit).is_ok(), "{key}");
+        assert_eq!(with(kind, key, limit + 1).err(), Some(ErrorKind::LimitExceeded), "{key}");
+    }
+}
+
+#[test]
+fn names_are_bounded_together() {
+    let limit = Limits::default().path;
+    let with = |count: usize| {
+        let named = |i| [member(b'x', "pax", "", &record("path", &format!("{i:0limit$}"))), member(b'0', "a", "", b"")];
+        scan_bytes(&tar(&(0..count).flat_map(named).collect::<Vec<_>>())).map_err(|e| e.kind())
+    };
+    assert_eq!(with(MAX_NAME_BYTES / limit).unwrap().len(), MAX_NAME_BYTES / limit);
+    assert_eq!(with(MAX_NAME_BYTES / limit + 1).err(), Some(ErrorKind::LimitExceeded));
+}

@@ -8,8 +8,8 @@
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::image::members::Members;
-use crate::image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, verify};
-use crate::image::spec::{Config, ConfigPlatform, DockerImage, JSON_LIMIT, parse};
+use crate::image::plan::{Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, Platform, verify};
+use crate::image::spec::{Config, DockerImage, JSON_LIMIT, bounded, parse};
 
 /// The images of an archive; a candidate's `number` is the place in it.
 pub(crate) struct Archive {
@@ -23,12 +23,17 @@ impl Archive {
         for (number, image) in images.iter().enumerate() {
             let platform = platform_of(members, image);
             let mut add = |reference: Option<&String>| {
+                if candidates.len() == MAX_CANDIDATES {
+                    return Err(Error::limit("too many images in the archive", MAX_CANDIDATES, "more"));
+                }
+                bounded("RepoTags", reference.map_or("", String::as_str), MAX_REFERENCE)?;
                 let (reference, platform) = (reference.cloned(), platform.clone());
                 candidates.push(Candidate { reference, platform, manifest: None, aliases: vec![], number });
+                Ok(())
             };
             match image.repo_tags.as_deref() {
-                None | Some([]) => add(None),
-                Some(tags) => tags.iter().for_each(|tag| add(Some(tag))),
+                None | Some([]) => add(None)?,
+                Some(tags) => tags.iter().try_for_each(|tag| add(Some(tag)))?,
             }
         }
         Ok((Self { images }, candidates))
@@ -40,6 +45,7 @@ impl Archive {
         let config = config.ok_or_else(|| Error::not_found("the archive lacks the config").subject(&image.config))?;
         let config_digest = digest_in(&image.config).unwrap_or_else(|| Digest::of(&config));
         verify("the config", &config, config_digest)?;
+        Platform::read(&config)?;
         let parsed: Config = parse("the config", &config)?;
         let names = image.layers.as_deref().unwrap_or_default();
         let diff_ids = parsed.diff_ids(names.len())?;
@@ -65,12 +71,49 @@ fn digest_in(name: &str) -> Option<Digest> {
 /// What can not be read says nothing here; it will when the candidate is selected.
 fn platform_of(members: &Members, image: &DockerImage) -> Option<Platform> {
     let json = members.read(&image.config, JSON_LIMIT).ok()??;
-    Platform::from_config(&parse::<ConfigPlatform>("the config", &json).ok()?)
+    Platform::read(&json).ok()?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
+    use serde_json::{Value, json};
+
+    /// An unpacked archive with one config, for the operating system `os`.
+    fn members(os: &str) -> (tempfile::TempDir, Members) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = json!({ "os": os, "architecture": "arm", "rootfs": { "type": "layers" } });
+        std::fs::write(dir.path().join("c"), config.to_string()).unwrap();
+        let members = Members::directory(dir.path()).unwrap();
+        (dir, members)
+    }
+
+    #[test]
+    fn what_every_candidate_copies_is_bounded() {
+        let (_dir, members) = members(&"x".repeat(65));
+        let read = |manifest: Value| Archive::read(&members, manifest.to_string().as_bytes());
+        let (archive, candidates) = read(json!([{ "Config": "c" }])).unwrap();
+        assert!(candidates[0].platform.is_none());
+        let e = archive.plan(&members, &candidates[0]).unwrap_err();
+        assert!(e.kind() == ErrorKind::LimitExceeded && e.message().contains("os"), "{e}");
+        let tagged = |len| read(json!([{ "Config": "c", "RepoTags": ["x".repeat(len)] }]));
+        assert!(tagged(MAX_REFERENCE).is_ok());
+        let e = tagged(MAX_REFERENCE + 1).err().unwrap();
+        assert!(e.kind() == ErrorKind::LimitExceeded && e.message().contains("RepoTags"), "{e}");
+    }
+
+    #[test]
+    fn candidates_are_counted() {
+        let (_dir, members) = members("linux");
+        let read = |manifest: Value| Archive::read(&members, manifest.to_string().as_bytes());
+        let images = |count| read(json!(vec![json!({ "Config": "none" }); count]));
+        let tags = |count| read(json!([{ "Config": "c", "RepoTags": vec!["x"; count] }]));
+        assert!(images(MAX_CANDIDATES).is_ok() && tags(MAX_CANDIDATES).is_ok());
+        for result in [images(MAX_CANDIDATES + 1), tags(MAX_CANDIDATES + 1)] {
+            assert_eq!(result.err().unwrap().kind(), ErrorKind::LimitExceeded);
+        }
+    }
 
     #[test]
     fn sees_digests_in_config_names() {

@@ -4,19 +4,17 @@ use crate::codec::media::LayerType;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::members::Members;
-use crate::image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, RawManifest, verify};
+use crate::image::plan::{
+    Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, Platform, RawManifest, verify,
+};
 use crate::image::spec::{
-    CONTAINERD_NAME, Config, ConfigPlatform, DOCKER_REFERENCE_TYPE, Descriptor, Index, JSON_LIMIT, Manifest, REF_NAME,
-    parse,
+    CONTAINERD_NAME, Config, DOCKER_REFERENCE_TYPE, Descriptor, Index, JSON_LIMIT, Manifest, REF_NAME, bounded, parse,
 };
 use serde::Deserialize;
 use std::collections::HashSet;
 
 /// Indexes in indexes: the specification has no limit, practice one level.
 const MAX_DEPTH: usize = 8;
-
-/// Manifests in all indexes together.
-const MAX_MANIFESTS: usize = 10_000;
 
 /// The manifests of a layout; a candidate's `number` is the place in it.
 pub(crate) struct Layout {
@@ -58,7 +56,7 @@ impl Layout {
         let index: Index = parse("index.json", &json)?;
         let mut walk = Walk { members, manifests: vec![], candidates: vec![], seen: HashSet::new() };
         for descriptor in index.manifests.unwrap_or_default() {
-            let name = Name::of(&descriptor);
+            let name = Name::of(&descriptor)?;
             walk.visit(descriptor, &name, 0)?;
         }
         Ok((Self { manifests: walk.manifests }, walk.candidates))
@@ -78,6 +76,7 @@ impl Layout {
             return Err(e.actual(&manifest.config.media_type));
         }
         let config = read_blob(members, "the config", &manifest.config)?;
+        Platform::read(&config)?;
         let parsed: Config = parse("the config", &config)?;
         let layers = manifest.layers.unwrap_or_default();
         let diff_ids = parsed.diff_ids(layers.len())?;
@@ -104,7 +103,7 @@ impl Walk<'_> {
         if descriptor.annotation(DOCKER_REFERENCE_TYPE).is_some() {
             return Ok(());
         }
-        let platform = descriptor.platform.as_ref().and_then(Platform::from_raw);
+        let platform = descriptor.platform.as_ref().map(Platform::from_raw).transpose()?.flatten();
         if platform.as_ref().is_some_and(Platform::is_unknown) {
             return Ok(());
         }
@@ -120,14 +119,15 @@ impl Walk<'_> {
         if depth > 0 && self.members.open(&blob_name(manifest))?.is_none() {
             return Ok(());
         }
-        if self.candidates.len() == MAX_MANIFESTS {
-            return Err(Error::limit("too many manifests in the layout", MAX_MANIFESTS, "more"));
+        if self.candidates.len() == MAX_CANDIDATES {
+            return Err(Error::limit("too many manifests in the layout", MAX_CANDIDATES, "more"));
         }
         let platform = platform.or_else(|| self.platform_of(&descriptor));
         let known = self.candidates.iter().find(|c| c.manifest == Some(manifest)).map(|c| c.number);
         let number = known.unwrap_or(self.manifests.len());
         if known.is_none() {
-            self.manifests.push(descriptor);
+            // The rest is of any length, and not needed any more.
+            self.manifests.push(Descriptor { annotations: None, platform: None, urls: None, ..descriptor });
         }
         let (reference, aliases) = (name.reference.clone(), name.aliases.clone());
         self.candidates.push(Candidate { reference, platform, manifest: Some(manifest), aliases, number });
@@ -140,6 +140,9 @@ impl Walk<'_> {
         }
         if !self.seen.insert((name.reference.clone(), descriptor.digest()?)) {
             return Ok(());
+        }
+        if self.seen.len() > MAX_CANDIDATES {
+            return Err(Error::limit("too many indexes in the layout", MAX_CANDIDATES, "more"));
         }
         let json = read_blob(self.members, "an index", descriptor)?;
         for child in parse::<Index>("an index", &json)?.manifests.unwrap_or_default() {
@@ -155,17 +158,20 @@ impl Walk<'_> {
         let manifest: Manifest = parse("the manifest", &json).ok()?;
         let config =
             manifest.config.is_image_config().then(|| read_blob(self.members, "the config", &manifest.config))?;
-        Platform::from_config(&parse::<ConfigPlatform>("the config", &config.ok()?).ok()?)
+        Platform::read(&config.ok()?).ok()?
     }
 }
 
 impl Name {
-    fn of(descriptor: &Descriptor) -> Self {
+    fn of(descriptor: &Descriptor) -> Result<Self> {
+        for key in [REF_NAME, CONTAINERD_NAME] {
+            bounded(key, descriptor.annotation(key).unwrap_or_default(), MAX_REFERENCE)?;
+        }
         let tag = descriptor.annotation(REF_NAME).map(str::to_owned);
-        match descriptor.annotation(CONTAINERD_NAME) {
+        Ok(match descriptor.annotation(CONTAINERD_NAME) {
             Some(full) => Self { reference: Some(full.to_owned()), aliases: tag.into_iter().collect() },
             None => Self { reference: tag, aliases: vec![] },
-        }
+        })
     }
 }
 
@@ -206,4 +212,41 @@ fn read_blob(members: &Members, what: &str, descriptor: &Descriptor) -> Result<V
     }
     verify(what, &bytes, digest)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::spec::OCI_MANIFEST;
+    use serde_json::{Value, json};
+
+    /// Reads a layout with one entry, which has `key` besides what it must have.
+    fn read(key: &str, value: Value) -> Result<(Layout, Vec<Candidate>)> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut entry = json!({ "mediaType": OCI_MANIFEST, "digest": Digest::of(b"m"), "size": 1 });
+        entry[key] = value;
+        std::fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        std::fs::write(dir.path().join("index.json"), json!({ "manifests": [entry] }).to_string()).unwrap();
+        Layout::read(&Members::directory(dir.path())?)
+    }
+
+    #[test]
+    fn what_every_candidate_copies_is_bounded() {
+        for key in [REF_NAME, CONTAINERD_NAME] {
+            let named = |len| read("annotations", json!({ key: "x".repeat(len) }));
+            assert!(named(MAX_REFERENCE).is_ok());
+            let e = named(MAX_REFERENCE + 1).err().unwrap();
+            assert!(e.kind() == ErrorKind::LimitExceeded && e.message().contains(key), "{e}");
+        }
+        let on = |len| read("platform", json!({ "os": "x".repeat(len), "architecture": "arm" }));
+        assert!(on(64).is_ok());
+        let e = on(65).err().unwrap();
+        assert!(e.kind() == ErrorKind::LimitExceeded && e.message().contains("os"), "{e}");
+    }
+
+    #[test]
+    fn only_what_is_needed_of_an_entry_is_kept() {
+        let (layout, _) = read("annotations", json!({ "other": "x" })).unwrap();
+        assert!(layout.manifests[0].annotations.is_none());
+    }
 }

@@ -2,9 +2,18 @@
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::spec::{ConfigPlatform, RawPlatform};
+use crate::image::spec::{ConfigPlatform, RawPlatform, bounded, parse};
 use std::fmt;
 use std::str::FromStr;
+
+/// Candidates in one source; OCI's indexes are counted by the same.
+pub(crate) const MAX_CANDIDATES: usize = 10_000;
+
+/// The longest reference: every candidate has its own copy. Registries stop at 255 bytes and a tag of 128.
+pub(crate) const MAX_REFERENCE: usize = 4096;
+
+/// The longest of a platform's fields: every candidate has its own copy. Go knows none longer than `loongarch64`.
+const MAX_PLATFORM_FIELD: usize = 64;
 
 /// Operating system and processor an image is for, in Go's words: `linux/amd64`, `linux/arm/v7`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +55,16 @@ impl Platform {
         self.os == "unknown" && self.architecture == "unknown"
     }
 
-    pub(crate) fn from_raw(raw: &RawPlatform) -> Option<Self> {
-        Self::known(&raw.os, &raw.architecture, raw.variant.as_deref())
+    pub(crate) fn from_raw(raw: &RawPlatform) -> Result<Option<Self>> {
+        check_fields([Some(&raw.os), Some(&raw.architecture), raw.variant.as_ref()])?;
+        Ok(Self::known(&raw.os, &raw.architecture, raw.variant.as_deref()))
+    }
+
+    /// The platform in a config that nobody has checked yet.
+    pub(crate) fn read(config: &[u8]) -> Result<Option<Self>> {
+        let config: ConfigPlatform = parse("the config", config)?;
+        check_fields([config.os.as_ref(), config.architecture.as_ref(), config.variant.as_ref()])?;
+        Ok(Self::from_config(&config))
     }
 
     pub(crate) fn from_config(config: &ConfigPlatform) -> Option<Self> {
@@ -68,6 +85,12 @@ impl Platform {
         }
         json
     }
+}
+
+/// Operating system, architecture and variant against their limit.
+fn check_fields(values: [Option<&String>; 3]) -> Result<()> {
+    let mut fields = ["os", "architecture", "variant"].into_iter().zip(values);
+    fields.try_for_each(|(field, value)| bounded(field, value.map_or("", String::as_str), MAX_PLATFORM_FIELD))
 }
 
 impl fmt::Display for Platform {
@@ -325,6 +348,20 @@ mod tests {
         assert!(!wanted.accepts(&"linux/arm64/v9".parse().unwrap()));
         for bad in ["", "linux", "linux/", "a/b/c/d", "linux/arm/"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn platform_fields_are_bounded() {
+        for field in ["os", "architecture", "variant"] {
+            let config = |len| {
+                let mut json = serde_json::json!({ "os": "linux", "architecture": "arm", "variant": "v7" });
+                json[field] = "x".repeat(len).into();
+                json.to_string()
+            };
+            assert!(Platform::read(config(MAX_PLATFORM_FIELD).as_bytes()).unwrap().is_some());
+            let e = Platform::read(config(MAX_PLATFORM_FIELD + 1).as_bytes()).unwrap_err();
+            assert!(e.kind() == ErrorKind::LimitExceeded && e.message().contains(field), "{e}");
         }
     }
 }

@@ -122,6 +122,14 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, json: &'a [u8]) -> Resul
     serde_json::from_slice(json).map_err(|e| Error::invalid(format!("unexpected JSON: {e}")).subject(what))
 }
 
+/// Refuses text that is too long to be kept for every image; `field` names it in the error.
+pub(crate) fn bounded(field: &str, text: &str, limit: usize) -> Result<()> {
+    match text.len() {
+        len if len > limit => Err(Error::limit(format!("'{field}' is too long"), limit, len)),
+        _ => Ok(()),
+    }
+}
+
 impl Config {
     /// The diff_ids, checked against what the document says elsewhere and the number of layers there are.
     pub(crate) fn diff_ids(&self, layers: usize) -> Result<&[Digest]> {
