@@ -20,9 +20,9 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
-        tar.append_data(&mut header, name, *content).unwrap();
+        tar.append_data(&mut header, name, *content).expect("works");
     }
-    tar.into_inner().unwrap()
+    tar.into_inner().expect("works")
 }
 
 /// Gives its first part, then the second only when told to.
@@ -41,8 +41,8 @@ impl Read for Halting {
             return Ok(n);
         }
         if !std::mem::replace(&mut self.waited, true) {
-            self.reached.send(()).unwrap();
-            self.go_on.recv().unwrap();
+            self.reached.send(()).expect("works");
+            self.go_on.recv().expect("works");
         }
         self.second.read(buffer)
     }
@@ -65,24 +65,24 @@ fn a_known_layer_keeps_the_record_that_was_acknowledged() {
     };
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| store.import_layer(slow, &ImportOptions::default(), &()));
-        wait.recv().unwrap();
+        wait.recv().expect("works");
         // Puts the shared file into another bundle, so that the two imports of the layer make different records.
         import(&store, &tar(&[("other", &shared)]));
         let quick = import(&store, &layer);
         let record = store.path().join("layers").join(format!("{}.layer", quick.diff_id.hex()));
-        let inode = fs::metadata(&record).unwrap().ino();
-        tell.send(()).unwrap();
-        let slow = slow.join().unwrap().unwrap().0;
+        let inode = fs::metadata(&record).expect("works").ino();
+        tell.send(()).expect("works");
+        let slow = slow.join().expect("works").expect("works").0;
         assert!(slow.known && slow.diff_id == quick.diff_id);
-        assert_eq!(fs::metadata(&record).unwrap().ino(), inode, "the record was replaced");
+        assert_eq!(fs::metadata(&record).expect("works").ino(), inode, "the record was replaced");
         assert_eq!(export(&store, &quick.diff_id), layer);
     });
 }
 
 fn blob(layout: &Path, bytes: &[u8]) -> Digest {
     let digest = Digest::of(bytes);
-    fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
-    fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+    fs::create_dir_all(layout.join("blobs/sha256")).expect("works");
+    fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).expect("works");
     digest
 }
 
@@ -104,13 +104,13 @@ fn image(layout: &Path, gzip: &[u8], diff_id: Digest) -> ImageSource {
         "schemaVersion": 2,
         "manifests": [descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)],
     });
-    fs::write(layout.join("index.json"), index.to_string()).unwrap();
-    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    fs::write(layout.join("index.json"), index.to_string()).expect("works");
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("works");
     source(layout)
 }
 
 fn source(path: &Path) -> ImageSource {
-    match detect(path, &std::env::temp_dir(), &Limits::default()).unwrap() {
+    match detect(path, &std::env::temp_dir(), &Limits::default()).expect("works") {
         Detected::Image(source) => source,
         _ => panic!("no image"),
     }
@@ -127,13 +127,13 @@ fn a_manifest_cannot_claim_a_blob_for_another_layer() {
     let (gzip_a, gzip_b) = (compress(&a, Compression::Gzip), compress(&b, Compression::Gzip));
     let one = image(&dir.path().join("one"), &gzip_a, Digest::of(&a));
     let two = image(&dir.path().join("two"), &gzip_b, Digest::of(&b));
-    import_image(&store, &one).unwrap();
-    import_image(&store, &two).unwrap();
+    import_image(&store, &one).expect("works");
+    import_image(&store, &two).expect("works");
     // Both the blob and the layer are known, but not to belong together.
     let lie = image(&dir.path().join("lie"), &gzip_a, Digest::of(&b));
     let error = import_image(&store, &lie).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    assert!(import_image(&store, &one).unwrap().layers[0].known);
+    assert!(import_image(&store, &one).expect("works").layers[0].known);
 }
 
 #[test]
@@ -149,13 +149,13 @@ fn a_docker_archive_with_compressed_layers_gets_a_true_manifest() {
     let gzip = compress(&layer, Compression::Gzip);
     let archive = dir.path().join("archive.tar");
     let parts: [(&str, &[u8]); 3] = [("manifest.json", manifest.as_bytes()), (&name, &config), ("layer.tar.gz", &gzip)];
-    fs::write(&archive, tar(&parts)).unwrap();
-    import_image(&store, &source(&archive)).unwrap();
+    fs::write(&archive, tar(&parts)).expect("works");
+    import_image(&store, &source(&archive)).expect("works");
     let out = dir.path().join("out");
     let target = ExportTarget::Layout(out.clone());
-    let image = store.image("image").unwrap();
-    store.export_image(&image, &target, &ExportOptions::default(), &()).unwrap();
+    let image = store.image("image").expect("works");
+    store.export_image(&image, &target, &ExportOptions::default(), &()).expect("works");
     // What was written is consistent: another store takes it.
-    let other = Store::open(dir.path().join("other")).unwrap();
-    assert_eq!(import_image(&other, &source(&out)).unwrap().layers[0].tar_size, layer.len() as u64);
+    let other = Store::open(dir.path().join("other")).expect("works");
+    assert_eq!(import_image(&other, &source(&out)).expect("works").layers[0].tar_size, layer.len() as u64);
 }
