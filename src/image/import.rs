@@ -69,6 +69,8 @@ impl Store {
         let lock = |diff_id| self.lock_layer(diff_id, options.patience, observer);
         let _locks: Vec<Lock> = diff_ids.iter().map(lock).collect::<Result<_>>()?;
         let missing = if missing.is_empty() { missing } else { self.missing(plan, options)? };
+        let had = |layer: &PlannedLayer| Ok(self.known_layer(&layer.diff_id)?.map(|_| layer.diff_id));
+        let had: Vec<Digest> = plan.layers.iter().map(had).filter_map(Result::transpose).collect::<Result<_>>()?;
 
         let ingest = Ingest::begin(self, options.compress, options.threads)?;
         let jobs = self.jobs(source, plan, missing, observer)?;
@@ -78,8 +80,7 @@ impl Store {
         let image = self.commit(ingest, plan, name, done)?;
         let layers = image.layers.iter().map(|diff_id| {
             let known = self.known_layer(diff_id)?.ok_or_else(|| Error::not_found("no such layer").subject(diff_id))?;
-            let blob = new.get(diff_id).copied();
-            Ok(LayerImport { known: blob.is_none(), blob, ..known })
+            Ok(LayerImport { known: had.contains(diff_id), blob: new.get(diff_id).copied(), ..known })
         });
         let layers = layers.collect::<Result<_>>()?;
         Ok(ImageImport { name: image.name, manifest: image.manifest, config: image.config, layers, stats })
