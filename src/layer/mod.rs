@@ -15,4 +15,5 @@ pub use import::{ImportStats, LayerImport};
 pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};
 pub use options::ImportOptions;
 pub use read::{Entries, Layer, LayerEntry};
+pub(crate) use root::Content;
 pub use root::Root;

@@ -13,8 +13,11 @@ use std::sync::Arc;
 /// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
 pub struct Root<'s> {
     store: &'s Store,
-    tree: Tree<Arc<[Extent]>>,
+    tree: Tree<Content>,
 }
+
+/// Where a file's content lies; shared by all trees that have the file.
+pub(crate) type Content = Arc<[Extent]>;
 
 impl Store {
     /// Applies `layers`, the lowest first. Memory grows with the number of entries, not with their content.
@@ -23,6 +26,11 @@ impl Store {
     /// `NotFound` if a layer is not in the store; `Corrupt` if one is damaged; `InvalidInput` if they do not fit together,
     /// for example a hard link without a target, naming the layer and the entry.
     pub fn root(&self, layers: &[Digest]) -> Result<Root<'_>> {
+        Ok(Root { store: self, tree: self.tree(layers)? })
+    }
+
+    /// The tree behind [`root`](Self::root).
+    pub(crate) fn tree(&self, layers: &[Digest]) -> Result<Tree<Content>> {
         let mut tree = Tree::new();
         for diff_id in layers {
             let changes = self.layer(diff_id)?.entries()?.map(|entry| {
@@ -32,7 +40,7 @@ impl Store {
             });
             tree = tree.apply(changes).map_err(|e| e.subject(format!("layer {diff_id}")))?;
         }
-        Ok(Root { store: self, tree })
+        Ok(tree)
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Creating and opening take milliseconds, so a lock held longer has lost its holder to a debugger or a dead disk.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STORE_FILE: &str = "STORE";
-const DIRS: [&str; 5] = ["packs", "layers", "blobs", "locks", "tmp"];
+const DIRS: [&str; 9] = ["packs", "layers", "blobs", "locks", "tmp", "snapshots", "trees", "images", "mounts"];
 
 /// A store of layers, open. It is `Send` and `Sync`: share one by reference between threads.
 pub struct Store {
@@ -93,6 +93,8 @@ impl Store {
         let text = fs::read(&file).map_err(|e| io_error("read", &file, e))?;
         let text = String::from_utf8(text).map_err(|_| Error::corrupt("STORE is not text"))?;
         let chunking = params::decode(&text)?;
+        // Stores made by 0.1 before there were snapshots have fewer.
+        DIRS.iter().map(|dir| root.join(dir)).filter(|dir| !dir.exists()).try_for_each(|dir| make_dir(&dir))?;
         Ok((chunking, Index::open(&root.join("index.db"), false)?))
     }
 

@@ -1,4 +1,4 @@
--- Schema version 1. docs/FORMAT.md, section "Database", explains every column.
+-- Schema version 2. docs/FORMAT.md, section "Database", explains every column.
 CREATE TABLE packs (
     base    INTEGER PRIMARY KEY,
     len     INTEGER NOT NULL,
@@ -39,4 +39,26 @@ CREATE TABLE image_layers (
     position INTEGER NOT NULL,
     diff_id  BLOB NOT NULL,
     PRIMARY KEY (config, position)
+) WITHOUT ROWID;
+CREATE TABLE snapshots (
+    n         INTEGER PRIMARY KEY AUTOINCREMENT,
+    namespace TEXT NOT NULL,
+    key       TEXT NOT NULL,
+    kind      INTEGER NOT NULL,
+    parent    INTEGER,
+    layer     BLOB,
+    form      INTEGER NOT NULL,
+    lowers    TEXT NOT NULL,
+    bytes     INTEGER NOT NULL,
+    inodes    INTEGER NOT NULL,
+    created   INTEGER NOT NULL,
+    updated   INTEGER NOT NULL,
+    UNIQUE (namespace, key)
+);
+CREATE INDEX snapshots_by_parent ON snapshots (parent);
+CREATE TABLE snapshot_labels (
+    snapshot INTEGER NOT NULL,
+    name     TEXT NOT NULL,
+    value    TEXT NOT NULL,
+    PRIMARY KEY (snapshot, name)
 ) WITHOUT ROWID;

@@ -1,0 +1,262 @@
+//! The database: small mutable state, in SQLite (`docs/FORMAT.md`, section "Database").
+//!
+//! WAL mode with `synchronous=FULL`: a committed transaction is on disk. Everything here can be rebuilt from packs,
+//! records and blobs but names and snapshots, which exist nowhere else.
+//!
+//! | file | tables |
+//! | --- | --- |
+//! | `chunks.rs` | packs, chunks, members |
+//! | `catalog.rs` | layers, blobs, images |
+//! | `snapshots.rs` | snapshots, labels |
+
+mod catalog;
+mod chunks;
+mod snapshots;
+
+pub(crate) use snapshots::{SnapshotKey, SnapshotRow};
+
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::ContentId;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, TransactionBehavior};
+use std::path::Path;
+use std::time::Duration;
+
+/// `application_id` of the database: "LSdb".
+const APPLICATION_ID: i64 = 0x4c53_6462;
+const SCHEMA_VERSION: i64 = 2;
+/// How long a writer waits for another process's transaction; those take milliseconds.
+const BUSY: Duration = Duration::from_secs(60);
+/// The WAL is cut back to this size after a checkpoint, so that it does not count as lasting disk use.
+const WAL_LIMIT: i64 = 1 << 20;
+
+const SCHEMA: &str = include_str!("../schema.sql");
+/// What a database of version 1 lacks.
+const FROM_1: &str = include_str!("../upgrade-1.sql");
+
+/// One connection. Not shared between threads; [`crate::Store`] keeps a pool.
+pub(crate) struct Index {
+    db: Connection,
+}
+
+/// A small file's place in a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MemberPlace {
+    pub(crate) chunk: ContentId,
+    pub(crate) offset: u32,
+}
+
+/// What the store remembers of a layer besides its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// SHA-256 of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Bytes of the uncompressed tar.
+    pub tar_size: u64,
+    /// Entries in the tar.
+    pub entries: u64,
+    /// The layer was imported by itself or adopted, and stays without an image that uses it.
+    pub held: bool,
+}
+
+/// A blob as an image carried it: which layer it holds, and whether its bytes were kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BlobInfo {
+    pub(crate) digest: Digest,
+    pub(crate) diff_id: Digest,
+    pub(crate) size: u64,
+    pub(crate) kept: bool,
+}
+
+/// An image's name and what it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// The name it was imported under.
+    pub name: String,
+    /// Digest of the configuration, the image's id.
+    pub config: Digest,
+    /// Digest of the manifest as imported; made here for sources that have none.
+    pub manifest: Digest,
+    /// The layers, bottom first.
+    pub layers: Vec<Digest>,
+}
+
+fn db_error(operation: &str) -> impl FnOnce(rusqlite::Error) -> Error + '_ {
+    move |e| {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, NotADatabase};
+        let kind = match e.sqlite_error_code() {
+            Some(DatabaseBusy | DatabaseLocked) => ErrorKind::Busy,
+            Some(DatabaseCorrupt | NotADatabase) => ErrorKind::Corrupt,
+            _ => ErrorKind::Io,
+        };
+        Error::new(kind, format!("database: {operation}: {e}")).source(e)
+    }
+}
+
+fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    row.get(column).map(Digest::from_bytes)
+}
+
+impl Index {
+    /// Opens the database at `path`; with `create` a missing one is made.
+    pub(crate) fn open(path: &Path, create: bool) -> Result<Self> {
+        let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        if create {
+            flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        }
+        let mut db = Connection::open_with_flags(path, flags).map_err(db_error("open"))?;
+        Self::configure(&mut db).map_err(db_error("open"))?;
+        let number = |name| db.pragma_query_value(None, name, |r| r.get::<_, i64>(0)).map_err(db_error("read version"));
+        match (number("application_id")?, number("user_version")?) {
+            (0, 0) if create => Self::create(&mut db).map_err(db_error("create"))?,
+            (APPLICATION_ID, SCHEMA_VERSION) => {}
+            (APPLICATION_ID, 1) => Self::upgrade(&mut db).map_err(db_error("upgrade"))?,
+            (APPLICATION_ID, version) => {
+                let e = Error::new(ErrorKind::Unsupported, "the store's database is of another version");
+                return Err(e.expected(SCHEMA_VERSION).actual(version));
+            }
+            _ => return Err(Error::corrupt("the database is not a layerstore database")),
+        }
+        Ok(Self { db })
+    }
+
+    fn configure(db: &mut Connection) -> rusqlite::Result<()> {
+        db.busy_timeout(BUSY)?;
+        // Without this, SQLite plans a statement anew whenever another id is bound to it.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
+        // 16 MiB of pages a connection: enough for a million chunks' inner nodes, and bounded.
+        db.pragma_update(None, "cache_size", -16_384)?;
+        db.set_prepared_statement_cache_capacity(64);
+        Ok(())
+    }
+
+    fn create(db: &mut Connection) -> rusqlite::Result<()> {
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have made it while we waited.
+        if tx.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? == 0 {
+            tx.execute_batch(SCHEMA)?;
+            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        tx.commit()
+    }
+
+    /// Brings version 1 to this one, in one transaction. What was there keeps its meaning.
+    fn upgrade(db: &mut Connection) -> rusqlite::Result<()> {
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if tx.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? == 1 {
+            tx.execute_batch(FROM_1)?;
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        tx.commit()
+    }
+
+    fn one<T>(&self, sql: &str, p: impl Params, f: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>> {
+        let query = || self.db.prepare_cached(sql)?.query_row(p, f).optional();
+        query().map_err(db_error("read"))
+    }
+
+    fn all<T>(&self, sql: &str, p: impl Params, f: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
+        let query = || self.db.prepare_cached(sql)?.query_map(p, f)?.collect::<rusqlite::Result<_>>();
+        query().map_err(db_error("read"))
+    }
+
+    /// Runs `work` in one write transaction; it is on disk when this returns `Ok`.
+    pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(db_error("begin"))?;
+        let change = Change { tx };
+        let out = work(&change)?;
+        change.tx.commit().map_err(db_error("commit"))?;
+        Ok(out)
+    }
+
+    /// Holds one view of the database for many look-ups, which spares each of them two lock calls.
+    pub(crate) fn begin_reading(&self) -> Result<()> {
+        self.db.execute_batch("BEGIN DEFERRED").map_err(db_error("begin reading"))
+    }
+
+    /// Ends what [`begin_reading`](Self::begin_reading) began.
+    pub(crate) fn end_reading(&self) -> Result<()> {
+        self.db.execute_batch("COMMIT").map_err(db_error("end reading"))
+    }
+}
+
+/// The changes one transaction can make.
+pub(crate) struct Change<'a> {
+    tx: rusqlite::Transaction<'a>,
+}
+
+impl Change<'_> {
+    fn run(&self, sql: &str, p: impl Params) -> Result<usize> {
+        let run = || self.tx.prepare_cached(sql)?.execute(p);
+        run().map_err(db_error("write"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::pack::{ADDRESS_LIMIT, BLOCK, Codec, Location, Member, TableChunk};
+
+    fn open() -> (tempfile::TempDir, Index) {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(&dir.path().join("db"), true).unwrap();
+        (dir, index)
+    }
+
+    #[test]
+    fn finds_chunks_and_members_it_was_given() {
+        let (_dir, mut index) = open();
+        let location = Location { block: 9, stored_len: 100, raw_len: 300, codec: Codec::Zstd };
+        let member = |b: &[u8]| Member { id: ContentId::of(b), len: b.len() as u32 };
+        let id = ContentId::of(b"bundle");
+        let chunk = TableChunk { id, location, members: vec![member(b"one"), member(b"three")] };
+        index.write(|c| c.add_chunks(vec![chunk])).unwrap();
+        assert_eq!(index.chunk(&id).unwrap(), Some(location));
+        assert_eq!(index.member(&ContentId::of(b"three")).unwrap(), Some(MemberPlace { chunk: id, offset: 3 }));
+        assert_eq!(index.member(&ContentId::of(b"two")).unwrap(), None);
+        assert_eq!(index.totals().unwrap(), (1, 100, 300));
+    }
+
+    #[test]
+    fn ranges_never_overlap_and_gaps_are_used_at_the_end() {
+        let (_dir, mut index) = open();
+        let a = index.write(|c| c.reserve_pack(10 * BLOCK, "s")).unwrap();
+        let b = index.write(|c| c.reserve_pack(10 * BLOCK, "s")).unwrap();
+        assert_eq!((a, b), (BLOCK, 11 * BLOCK));
+        index.write(|c| c.seal_pack(a, 2 * BLOCK)).unwrap();
+        let rest = ADDRESS_LIMIT - 21 * BLOCK;
+        let c = index.write(|c| c.reserve_pack(rest, "t")).unwrap();
+        assert_eq!(c, 21 * BLOCK);
+        assert_eq!(index.write(|c| c.reserve_pack(8 * BLOCK, "s")).unwrap(), 3 * BLOCK);
+        let full = index.write(|c| c.reserve_pack(BLOCK, "s")).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::LimitExceeded);
+        assert_eq!(index.reservations("t").unwrap(), [c]);
+        index.write(|c| c.drop_reservations("t")).unwrap();
+        assert!(index.reservations("t").unwrap().is_empty());
+        assert_eq!(index.packs().unwrap(), [(a, 2 * BLOCK)]);
+    }
+
+    #[test]
+    fn a_failed_change_leaves_nothing() {
+        let (_dir, mut index) = open();
+        let layer = LayerInfo { diff_id: Digest::of(b"l"), tar_size: 1, entries: 1, held: true };
+        let failed: Result<()> = index.write(|c| c.add_layer(&layer).and(Err(Error::invalid("stop"))));
+        assert!(failed.is_err());
+        assert_eq!(index.layers().unwrap(), []);
+    }
+
+    #[test]
+    fn refuses_a_newer_or_foreign_database() {
+        let (dir, index) = open();
+        index.db.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+        let path = dir.path().join("db");
+        assert_eq!(Index::open(&path, true).err().unwrap().kind(), ErrorKind::Unsupported);
+        index.db.pragma_update(None, "application_id", 1).unwrap();
+        assert_eq!(Index::open(&path, true).err().unwrap().kind(), ErrorKind::Corrupt);
+    }
+}
