@@ -44,6 +44,11 @@ impl Digest {
             Some(parent) => Self::of(format!("{parent} {diff_id}").as_bytes()),
         }
     }
+
+    /// The chain_id of all `layers`, lowest first; `None` without layers.
+    pub fn chain_of(layers: &[Self]) -> Option<Self> {
+        layers.iter().fold(None, |parent, layer| Some(Self::chain(parent, *layer)))
+    }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -169,5 +174,7 @@ mod tests {
         let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
         assert_eq!(Digest::chain(None, a), a);
         assert_eq!(Digest::chain(Some(a), b), Digest::of(format!("{a} {b}").as_bytes()));
+        assert_eq!(Digest::chain_of(&[a, b]), Some(Digest::chain(Some(a), b)));
+        assert_eq!(Digest::chain_of(&[]), None);
     }
 }

@@ -65,6 +65,7 @@ pub mod internals;
 mod layer;
 mod limits;
 mod observe;
+mod snapshot;
 mod store;
 mod sys;
 mod tar;
@@ -90,6 +91,10 @@ pub use image::source::{Detected, ImageSource, detect};
 pub use layer::{Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport, LayerImport, Root};
 pub use limits::Limits;
 pub use observe::{Event, Observer};
+pub use snapshot::{
+    CommitOptions, DriverKind, Labels, Mount, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter,
+    SnapshotterOptions,
+};
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
 pub use upkeep::Usage;

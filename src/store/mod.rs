@@ -17,4 +17,4 @@ pub(crate) use ingest::{IndexReader, Ingest, Slot};
 pub use open::{OpenOptions, Store};
 pub(crate) use pending::Found;
 pub(crate) use read::{ChunkReader, RawChunk};
-pub(crate) use session::Outcome;
+pub(crate) use session::{Outcome, Scratch};

@@ -47,6 +47,23 @@ impl Drop for Session<'_> {
     }
 }
 
+/// A directory for work that other files are made of by renaming; what is left in it goes when this is dropped, or at
+/// the next open after a crash.
+pub(crate) struct Scratch<'s>(Session<'s>);
+
+impl Scratch<'_> {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl Store {
+    /// A new scratch directory on the store's file system.
+    pub(crate) fn scratch(&self) -> Result<Scratch<'_>> {
+        Session::begin(self).map(Scratch)
+    }
+}
+
 /// What a session leaves behind when it succeeds.
 #[derive(Default)]
 pub(crate) struct Outcome {

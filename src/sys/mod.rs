@@ -4,3 +4,4 @@
 
 pub(crate) mod lock;
 pub(crate) mod publish;
+pub(crate) mod upper;

@@ -1,6 +1,6 @@
 //! What the store holds: layers, the blobs they came in, and images by name.
 
-use super::{BlobInfo, Change, ImageInfo, Index, LayerInfo, digest};
+use super::{BlobInfo, Change, ImageInfo, Index, LayerInfo, db_error, digest};
 use crate::digest::Digest;
 use crate::error::Result;
 use rusqlite::{Row, params};
@@ -57,6 +57,11 @@ impl Change<'_> {
         let (size, entries) = (layer.tar_size as i64, layer.entries as i64);
         self.run(sql, params![layer.diff_id.as_bytes(), size, entries, layer.held])?;
         Ok(())
+    }
+
+    pub(crate) fn has_layer(&self, diff_id: &Digest) -> Result<bool> {
+        let query = || self.tx.prepare_cached("SELECT 1 FROM layers WHERE diff_id = ?1")?.exists([diff_id.as_bytes()]);
+        query().map_err(db_error("read"))
     }
 
     /// Sets whether a layer stays without an image; false if there is no such layer.

@@ -100,9 +100,9 @@ impl Change<'_> {
         query().map_err(db_error("read"))
     }
 
-    /// Whether there is a snapshot with this number.
-    pub(crate) fn has_snapshot(&self, n: u64) -> Result<bool> {
-        let query = || self.tx.prepare_cached("SELECT 1 FROM snapshots WHERE n = ?1")?.exists([n as i64]);
+    /// All snapshots of all namespaces, labels left out.
+    pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
+        let query = || self.tx.prepare_cached(SNAPSHOT)?.query_map([], row)?.collect::<rusqlite::Result<_>>();
         query().map_err(db_error("read"))
     }
 

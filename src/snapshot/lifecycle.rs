@@ -1,0 +1,352 @@
+//! What happens to snapshots after they were prepared: commit, remove, labels; and looking at them.
+
+use super::Snapshotter;
+use super::model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage, info, not_found, now, taken};
+use super::mount::Mount;
+use super::snapshotter::committed;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Observer;
+use crate::store::{Change, ImageInfo, SnapshotRow};
+use crate::sys::upper;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// How to commit. Start from `CommitOptions::default()`.
+#[derive(Clone, Debug, Default)]
+pub struct CommitOptions {
+    parent: Option<String>,
+    labels: Labels,
+    deferred: bool,
+    pub(super) epoch: Option<i64>,
+}
+
+impl CommitOptions {
+    /// The committed snapshot to put the changes on, for a snapshot that was prepared without a parent ("rebase").
+    #[must_use]
+    pub fn parent(mut self, parent: impl Into<String>) -> Self {
+        self.parent = Some(parent.into());
+        self
+    }
+
+    /// Labels of the committed snapshot. The active one's are gone with it.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// Takes the directory as it is, durably, and leaves making a layer of it to [`Snapshotter::absorb`]. Default false.
+    #[must_use]
+    pub fn deferred(mut self, deferred: bool) -> Self {
+        self.deferred = deferred;
+        self
+    }
+
+    /// Seconds since 1970 that no modification time in the layer may exceed, as `SOURCE_DATE_EPOCH`. Not for deferred
+    /// commits.
+    #[must_use]
+    pub fn epoch(mut self, epoch: Option<i64>) -> Self {
+        self.epoch = epoch;
+        self
+    }
+}
+
+impl Snapshotter {
+    /// Makes the active snapshot `key` a committed one called `name`. The caller has unmounted it. When this returns
+    /// `Ok`, its changes are durable. Returns the layer they became, `None` for a deferred commit.
+    ///
+    /// # Errors
+    /// `NotFound`; `AlreadyExists` if the name is taken; `FailedPrecondition` if `key` is not active, or has another
+    /// parent than the options name; `InvalidInput` if that is not committed; `Corrupt`, `Io`.
+    pub fn commit(
+        &self,
+        name: &str,
+        key: &str,
+        options: &CommitOptions,
+        observer: &dyn Observer,
+    ) -> Result<Option<Digest>> {
+        if name.is_empty() {
+            return Err(Error::invalid("a snapshot's name is empty"));
+        }
+        let active = self.active(key)?;
+        let parent = self.commit_parent(&active, options)?;
+        if self.store.with_index(|index| index.snapshot((&self.namespace, name)))?.is_some() {
+            return Err(taken(name));
+        }
+        let dir = self.fs_path(active.n);
+        let (bytes, inodes) = upper::disk_usage(&dir)?;
+        let (layer, held) = match active.layer {
+            Some(layer) => (Some(layer), false),
+            None if options.deferred => {
+                upper::sync_file_system(&dir)?;
+                (None, false)
+            }
+            None => {
+                let (layer, new) = self.directory_to_layer(&active, parent.as_ref().map(|p| p.n), options, observer)?;
+                (Some(layer), new)
+            }
+        };
+        let committed = SnapshotRow {
+            key: name.to_owned(),
+            kind: SnapshotKind::Committed.to_u8(),
+            parent: parent.as_ref().map(|p| p.n),
+            layer,
+            lowers: vec![],
+            bytes,
+            inodes,
+            created: now(),
+            labels: options.labels.clone(),
+            ..active.clone()
+        };
+        let committed = SnapshotRow { updated: committed.created, ..committed };
+        self.replace(&active, &committed, parent.as_ref(), held)?;
+        Ok(layer)
+    }
+
+    fn active(&self, key: &str) -> Result<SnapshotRow> {
+        let row = self.row(key)?;
+        if SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active {
+            return Ok(row);
+        }
+        let e = Error::new(ErrorKind::FailedPrecondition, "the snapshot is not active");
+        Err(e.subject(format!("snapshot {key}")))
+    }
+
+    fn commit_parent(&self, active: &SnapshotRow, options: &CommitOptions) -> Result<Option<SnapshotRow>> {
+        let asked = options.parent.as_deref().map(|p| self.parent_row(p)).transpose()?;
+        let Some(own) = active.parent else { return Ok(asked) };
+        if let Some(other) = asked.filter(|asked| asked.n != own) {
+            let e = Error::new(ErrorKind::FailedPrecondition, "the snapshot was prepared on another parent");
+            return Err(e.subject(format!("snapshot {}", active.key)).actual(other.key));
+        }
+        let own = self.store.with_index(|index| index.snapshot_numbered(own))?;
+        own.map(Some).ok_or_else(|| not_found("of the parent"))
+    }
+
+    /// Writes the committed row over the active one, if all is still as it was seen.
+    fn replace(
+        &self,
+        active: &SnapshotRow,
+        committed: &SnapshotRow,
+        parent: Option<&SnapshotRow>,
+        held: bool,
+    ) -> Result<()> {
+        let replace = |change: &Change<'_>| {
+            let seen = change.snapshot((&active.namespace, &active.key))?;
+            if seen.is_none_or(|seen| (seen.n, seen.kind) != (active.n, active.kind)) {
+                return Err(not_found(&active.key));
+            }
+            if change.snapshot((&committed.namespace, &committed.key))?.is_some() {
+                return Err(taken(&committed.key));
+            }
+            parent.map(|p| self.still_there(change, p)).transpose()?;
+            change.put_snapshot(committed)?;
+            // From here on the snapshot keeps its layer.
+            if let (Some(layer), true) = (&committed.layer, held) {
+                change.hold_layer(layer, false)?;
+            }
+            Ok(())
+        };
+        self.store.with_index(|index| index.write(replace))
+    }
+
+    /// Makes a committed snapshot of a layer the store has, on `parent`, without any directory.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown layer or parent, `AlreadyExists`, `InvalidInput` for a parent that is not committed.
+    pub fn commit_layer(&self, name: &str, parent: Option<&str>, layer: &Digest, labels: &Labels) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::invalid("a snapshot's name is empty"));
+        }
+        let parent = parent.map(|p| self.parent_row(p)).transpose()?;
+        let size = self.store.layer(layer)?;
+        let created = now();
+        let row = SnapshotRow {
+            n: 0,
+            namespace: self.namespace.clone(),
+            key: name.to_owned(),
+            kind: SnapshotKind::Committed.to_u8(),
+            parent: parent.as_ref().map(|p| p.n),
+            layer: Some(*layer),
+            form: 0,
+            lowers: vec![],
+            bytes: size.content_size(),
+            inodes: size.len(),
+            created,
+            updated: created,
+            labels: labels.clone(),
+        };
+        let insert = |change: &Change<'_>| {
+            if change.snapshot((&row.namespace, &row.key))?.is_some() {
+                return Err(taken(name));
+            }
+            parent.as_ref().map(|p| self.still_there(change, p)).transpose()?;
+            if !change.has_layer(layer)? {
+                return Err(Error::not_found("no such layer").subject(layer));
+            }
+            change.put_snapshot(&row).map(drop)
+        };
+        self.store.with_index(|index| index.write(insert))
+    }
+
+    /// Makes committed snapshots of an image's layers, named by their chain_ids, as far as they are not there. Returns
+    /// the name of the topmost, to prepare on; `None` for an image without layers.
+    ///
+    /// # Errors
+    /// As [`commit_layer`](Self::commit_layer), but for `AlreadyExists`.
+    pub fn commit_image(&self, image: &ImageInfo, observer: &dyn Observer) -> Result<Option<String>> {
+        let mut top: Option<String> = None;
+        for count in 1..=image.layers.len() {
+            crate::observe::check(observer)?;
+            let Some(name) = Digest::chain_of(&image.layers[..count]).map(|id| id.to_string()) else { continue };
+            match self.commit_layer(&name, top.as_deref(), &image.layers[count - 1], &Labels::new()) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+                _ => top = Some(name),
+            }
+        }
+        Ok(top)
+    }
+
+    /// Says that the changes of an active snapshot are this layer of the store, whatever is in its directory: committing
+    /// it then takes no time.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown snapshot or layer; `FailedPrecondition` if the snapshot is not active.
+    pub fn bind(&self, key: &str, layer: &Digest) -> Result<()> {
+        let active = self.active(key)?;
+        let bind = |change: &Change<'_>| {
+            if !change.has_layer(layer)? {
+                return Err(Error::not_found("no such layer").subject(layer));
+            }
+            match change.set_snapshot_layer(active.n, layer)? {
+                true => Ok(()),
+                false => Err(not_found(key)),
+            }
+        };
+        self.store.with_index(|index| index.write(bind))
+    }
+
+    /// Removes a snapshot. Its key is free at once; its disk space comes back with [`cleanup`](Self::cleanup).
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` if it is the parent of another.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let remove = |change: &Change<'_>| {
+            let row = change.snapshot((&self.namespace, key))?.ok_or_else(|| not_found(key))?;
+            if change.snapshot_has_children(row.n)? {
+                let e = Error::new(ErrorKind::FailedPrecondition, "the snapshot is the parent of others");
+                return Err(e.subject(format!("snapshot {key}")));
+            }
+            change.remove_snapshot(row.n)
+        };
+        self.store.with_index(|index| index.write(remove))
+    }
+
+    /// Looks at a snapshot.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn stat(&self, key: &str) -> Result<SnapshotInfo> {
+        let row = self.row(key)?;
+        let parent = match row.parent {
+            Some(n) => self.store.with_index(|index| index.snapshot_numbered(n))?.map(|p| p.key),
+            None => None,
+        };
+        info(row, parent)
+    }
+
+    /// Changes labels. `fields` says what: `labels` for all, `labels.NAME` for one (an empty value removes it); no field
+    /// is all that can change. Returns the snapshot as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for a field that cannot change.
+    pub fn update(&self, key: &str, labels: &Labels, fields: &[&str]) -> Result<SnapshotInfo> {
+        let mut row = self.row(key)?;
+        if fields.is_empty() {
+            row.labels = labels.clone();
+        }
+        for field in fields {
+            match (*field, field.strip_prefix("labels.")) {
+                ("labels", _) => row.labels = labels.clone(),
+                (_, Some(name)) => match labels.get(name).filter(|value| !value.is_empty()) {
+                    Some(value) => drop(row.labels.insert(name.to_owned(), value.clone())),
+                    None => drop(row.labels.remove(name)),
+                },
+                _ => return Err(Error::invalid("this field of a snapshot cannot be changed").subject(field)),
+            }
+        }
+        row.updated = now();
+        let put = |change: &Change<'_>| match change.snapshot((&row.namespace, &row.key))? {
+            // Everything but labels as it is by now.
+            Some(seen) if seen.n == row.n => {
+                let row = SnapshotRow { labels: row.labels.clone(), updated: row.updated, ..seen };
+                change.put_snapshot(&row).map(drop)
+            }
+            _ => Err(not_found(key)),
+        };
+        self.store.with_index(|index| index.write(put))?;
+        self.stat(key)
+    }
+
+    /// What a snapshot adds to its parents; for one that is not committed, now.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`.
+    pub fn usage(&self, key: &str) -> Result<SnapshotUsage> {
+        let row = self.row(key)?;
+        match SnapshotKind::from_u8(row.kind)? {
+            SnapshotKind::Committed => Ok(SnapshotUsage { bytes: row.bytes, inodes: row.inodes }),
+            SnapshotKind::View => Ok(SnapshotUsage::default()),
+            SnapshotKind::Active => {
+                let (bytes, inodes) = upper::disk_usage(&self.fs_path(row.n))?;
+                Ok(SnapshotUsage { bytes, inodes })
+            }
+        }
+    }
+
+    /// Calls `each` for all snapshots, in the order they were made.
+    ///
+    /// # Errors
+    /// What `each` returns; `Corrupt`, `Io`.
+    pub fn walk(&self, mut each: impl FnMut(SnapshotInfo) -> Result<()>) -> Result<()> {
+        let rows = self.store.with_index(|index| index.snapshots(Some(&self.namespace)))?;
+        let keys: HashMap<u64, String> = rows.iter().map(|row| (row.n, row.key.clone())).collect();
+        for row in rows {
+            let parent = row.parent.and_then(|n| keys.get(&n).cloned());
+            each(info(row, parent)?)?;
+        }
+        Ok(())
+    }
+
+    /// The active snapshot that these mounts, as [`prepare`](Self::prepare) returned them, are for.
+    ///
+    /// # Errors
+    /// `NotFound` if they are not mounts of an active snapshot of this namespace.
+    pub fn key_of(&self, mounts: &[Mount]) -> Result<String> {
+        let unknown = || Error::not_found("these mounts are not of a snapshot");
+        let [mount] = mounts else { return Err(unknown()) };
+        let upper = mount.options.iter().find_map(|option| option.strip_prefix("upperdir="));
+        let writable = mount.options.iter().any(|option| option == "rw");
+        let source = (mount.kind == "bind" && writable).then_some(&mount.source[..]);
+        let path = Path::new(upper.or(source).ok_or_else(unknown)?);
+        let below = path.strip_prefix(self.store.path().join("snapshots")).map_err(|_| unknown())?;
+        let n = below.iter().next().and_then(|name| name.to_str()?.parse().ok()).ok_or_else(unknown)?;
+        if self.fs_path(n) != path {
+            return Err(unknown());
+        }
+        let row = self.store.with_index(|index| index.snapshot_numbered(n))?.ok_or_else(unknown)?;
+        let mine = row.namespace == self.namespace && SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active;
+        if mine { Ok(row.key) } else { Err(unknown()) }
+    }
+
+    /// The layers that a committed snapshot is made of, lowest first; what is only in directories yet is absorbed.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` if it is not committed; those of absorbing.
+    pub fn layers(&self, key: &str, observer: &dyn Observer) -> Result<Vec<Digest>> {
+        let row = self.row(key)?;
+        committed(&row)?;
+        self.absorbed_chain(Some(row.n), observer)
+    }
+}

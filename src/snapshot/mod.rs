@@ -1,0 +1,37 @@
+//! Snapshots: layers composed to something that can be mounted, written to, and made a layer again.
+//!
+//! The model is containerd's (`core/snapshots/snapshotter.go`): a snapshot is *active* (writable), a *view*
+//! (read-only) or *committed* (immutable, may be a parent), and has a key. Preparing gives mounts as data; the caller
+//! mounts them or has the library do it. State is in the store's database, one transaction a change, so that any number
+//! of processes share it; each client has a *namespace* of its own, so that keys of different clients never meet.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `model.rs` | kinds, infos, labels |
+//! | `snapshotter.rs` | opening, prepare, view, mounts |
+//! | `lifecycle.rs` | commit, remove, update, and looking |
+//! | `chain.rs` | what a snapshot stands on: layers, and above them directories that are no layers yet |
+//! | `absorb.rs` | directories into layers |
+//! | `cleanup.rs` | directories of removed snapshots |
+//! | `driver/` | layers as directories |
+//! | `mount.rs` | mounts as values |
+//!
+//! # From prepare to commit
+//! A committed snapshot's changes are a layer of the store, or for a while the directory they were written to: then it
+//! is *adopted* as it is, which takes no time, and *absorbed* into a layer later. Absorbing changes no tree, so
+//! snapshots prepared before go on with the directory, later ones use the layer.
+
+mod absorb;
+mod chain;
+mod cleanup;
+mod driver;
+mod lifecycle;
+mod model;
+mod mount;
+mod snapshotter;
+
+pub use driver::DriverKind;
+pub use lifecycle::CommitOptions;
+pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
+pub use mount::Mount;
+pub use snapshotter::{Snapshotter, SnapshotterOptions};

@@ -1,0 +1,360 @@
+//! Opening a snapshotter, and preparing snapshots.
+
+use super::driver::{self, Driver, DriverKind};
+use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
+use super::mount::Mount;
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Observer;
+use crate::store::{Change, SnapshotRow, Store};
+use crate::sys::publish::{io_error, sync_dir};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Snapshots of one client in one store. Share it by reference between threads.
+///
+/// ```no_run
+/// use layerstore::{Labels, Snapshotter, SnapshotterOptions, Store};
+/// use std::sync::Arc;
+///
+/// let store = Arc::new(Store::open("/var/lib/layerstore")?);
+/// let image = store.image("app:1")?;
+/// let snapshots = Snapshotter::open(store, &SnapshotterOptions::default())?;
+/// let base = snapshots.commit_image(&image, &())?;
+/// for mount in snapshots.prepare("work", base.as_deref(), &Labels::new(), &())? {
+///     println!("mount -t {} -o {} {} DIR", mount.kind, mount.options.join(","), mount.source);
+/// }
+/// # Ok::<(), layerstore::Error>(())
+/// ```
+pub struct Snapshotter {
+    pub(super) store: Arc<Store>,
+    pub(super) namespace: String,
+    /// `None` is the copy driver.
+    pub(super) driver: Option<Box<dyn Driver>>,
+    refused: Vec<(DriverKind, Error)>,
+}
+
+/// How to open a snapshotter. Start from `SnapshotterOptions::default()`.
+#[derive(Clone, Debug)]
+pub struct SnapshotterOptions {
+    namespace: String,
+    driver: DriverKind,
+}
+
+impl Default for SnapshotterOptions {
+    fn default() -> Self {
+        Self { namespace: "default".to_owned(), driver: DriverKind::Auto }
+    }
+}
+
+impl SnapshotterOptions {
+    /// Whose snapshots these are: keys of different namespaces do not see each other. Default `default`.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// How snapshots are realised. Default the best that works here.
+    #[must_use]
+    pub fn driver(mut self, driver: DriverKind) -> Self {
+        self.driver = driver;
+        self
+    }
+}
+
+impl Snapshotter {
+    /// Opens the snapshots of a namespace.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the reason, if the driver asked for does not work here.
+    pub fn open(store: Arc<Store>, options: &SnapshotterOptions) -> Result<Self> {
+        let namespace = options.namespace.clone();
+        let (driver, refused) = driver::open(&store, options.driver)?;
+        Ok(Self { store, namespace, driver, refused })
+    }
+
+    /// The driver in use, never `Auto`.
+    pub fn driver(&self) -> DriverKind {
+        self.driver.as_ref().map_or(DriverKind::Copy, |d| d.kind())
+    }
+
+    /// The drivers that were tried before that one, and why they do not work here.
+    pub fn refused(&self) -> &[(DriverKind, Error)] {
+        &self.refused
+    }
+
+    /// The store whose layers these snapshots are made of.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Makes a writable snapshot on `parent`, or an empty one; returns what to mount for it.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the key is taken, `NotFound` for an unknown parent, `InvalidInput` for one that is not
+    /// committed; `Corrupt`, `Io`.
+    pub fn prepare(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Mount>> {
+        self.create(SnapshotKind::Active, key, parent, labels, observer)
+    }
+
+    /// Makes a read-only snapshot of `parent`.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn view(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Mount>> {
+        self.create(SnapshotKind::View, key, parent, labels, observer)
+    }
+
+    /// What to mount for an active snapshot or a view; what a reboot unmounted below it is brought back.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` for a committed snapshot.
+    pub fn mounts(&self, key: &str, observer: &dyn Observer) -> Result<Vec<Mount>> {
+        let row = self.row(key)?;
+        let kind = SnapshotKind::from_u8(row.kind)?;
+        if kind == SnapshotKind::Committed {
+            let e =
+                Error::new(ErrorKind::FailedPrecondition, "a committed snapshot is not mounted: prepare or view it");
+            return Err(e.subject(format!("snapshot {key}")));
+        }
+        self.revive(&row, observer)?;
+        self.mounts_of(&row)
+    }
+
+    pub(super) fn row(&self, key: &str) -> Result<SnapshotRow> {
+        let row = self.store.with_index(|index| index.snapshot((&self.namespace, key)))?;
+        row.ok_or_else(|| not_found(key))
+    }
+
+    pub(super) fn fs_path(&self, n: u64) -> PathBuf {
+        self.snapshot_dir(n).join("fs")
+    }
+
+    pub(super) fn snapshot_dir(&self, n: u64) -> PathBuf {
+        self.store.path().join("snapshots").join(n.to_string())
+    }
+
+    /// A committed snapshot that may be a parent.
+    pub(super) fn parent_row(&self, key: &str) -> Result<SnapshotRow> {
+        let row = self.row(key)?;
+        committed(&row)?;
+        Ok(row)
+    }
+
+    fn create(
+        &self,
+        kind: SnapshotKind,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Mount>> {
+        if key.is_empty() {
+            return Err(Error::invalid("a snapshot's key is empty"));
+        }
+        if self.store.with_index(|index| index.snapshot((&self.namespace, key)))?.is_some() {
+            return Err(taken(key));
+        }
+        // What is below may become layers, and its directories go, until this snapshot is there to keep them.
+        loop {
+            match self.try_create(kind, key, parent, labels, observer)? {
+                Some(mounts) => return Ok(mounts),
+                None => crate::observe::check(observer)?,
+            }
+        }
+    }
+
+    /// `None` if a lower directory went away meanwhile.
+    fn try_create(
+        &self,
+        kind: SnapshotKind,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        observer: &dyn Observer,
+    ) -> Result<Option<Vec<Mount>>> {
+        let parent = parent.map(|p| self.parent_row(p)).transpose()?;
+        let scratch = self.store.scratch()?;
+        let draft = scratch.path().join("snapshot");
+        let (form, lowers) = self.realise(kind, parent.as_ref(), &draft, observer)?;
+        let row = SnapshotRow {
+            n: 0,
+            namespace: self.namespace.clone(),
+            key: key.to_owned(),
+            kind: kind.to_u8(),
+            parent: parent.as_ref().map(|p| p.n),
+            layer: None,
+            form: form.to_u8(),
+            lowers,
+            bytes: 0,
+            inodes: 0,
+            created: now(),
+            updated: 0,
+            labels: labels.clone(),
+        };
+        let Some(row) = self.insert(row, parent.as_ref(), &draft)? else { return Ok(None) };
+        drop(scratch);
+        self.mounts_of(&row).map(Some)
+    }
+
+    /// Builds a snapshot's directory at `draft`; returns its form and the lower directories.
+    fn realise(
+        &self,
+        kind: SnapshotKind,
+        parent: Option<&SnapshotRow>,
+        draft: &Path,
+        observer: &dyn Observer,
+    ) -> Result<(Form, Vec<String>)> {
+        let chain = self.chain(parent.map(|p| p.n), observer)?;
+        make(draft)?;
+        let fs = draft.join("fs");
+        let Some(driver) = &self.driver else {
+            make(&fs)?;
+            open_to_all(&fs)?;
+            let _ = observer;
+            return Ok((Form::Whole, vec![]));
+        };
+        let mut lowers = Vec::new();
+        if !chain.layers.is_empty() {
+            lowers = driver.lowers(&chain.layers, observer)?;
+        }
+        lowers.extend(chain.adopted.iter().map(|row| self.fs_path(row.n)));
+        if kind == SnapshotKind::Active || lowers.is_empty() {
+            make(&fs)?;
+            make(&draft.join("work"))?;
+            match lowers.last() {
+                Some(top) => crate::sys::upper::copy_attributes(top, &fs)?,
+                None => open_to_all(&fs)?,
+            }
+        }
+        let below = |path: PathBuf| {
+            let relative = path.strip_prefix(self.store.path()).unwrap_or(&path);
+            relative.to_string_lossy().into_owned()
+        };
+        Ok((Form::Upper, lowers.into_iter().map(below).collect()))
+    }
+
+    /// Adds the row and gives the directory its name, both or neither. `None` if a lower directory is gone.
+    fn insert(&self, mut row: SnapshotRow, parent: Option<&SnapshotRow>, draft: &Path) -> Result<Option<SnapshotRow>> {
+        row.updated = row.created;
+        let row = row;
+        let insert = |change: &Change<'_>| {
+            if change.snapshot((&row.namespace, &row.key))?.is_some() {
+                return Err(taken(&row.key));
+            }
+            if let Some(parent) = parent {
+                self.still_there(change, parent)?;
+            }
+            if !row.lowers.iter().all(|lower| self.store.path().join(lower).exists()) {
+                return Ok(None);
+            }
+            let n = change.put_snapshot(&row)?;
+            let dir = self.snapshot_dir(n);
+            // A crash between the rename and the transaction's end leaves a directory whose number is used again.
+            match fs::remove_dir_all(&dir) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(io_error("remove abandoned", &dir, e));
+                }
+                _ => {}
+            }
+            fs::rename(draft, &dir).map_err(|e| io_error("rename into place", &dir, e))?;
+            sync_dir(&self.store.path().join("snapshots"))?;
+            Ok(Some(n))
+        };
+        let n = self.store.with_index(|index| index.write(insert))?;
+        Ok(n.map(|n| SnapshotRow { n, ..row }))
+    }
+
+    /// A parent that was looked up before a transaction must still be what it was in it.
+    pub(super) fn still_there(&self, change: &Change<'_>, parent: &SnapshotRow) -> Result<()> {
+        match change.snapshot((&parent.namespace, &parent.key))? {
+            Some(now) if now.n == parent.n => Ok(()),
+            _ => Err(not_found(&parent.key)),
+        }
+    }
+
+    /// Brings back lower directories that are mounts, or that gc removed while nobody could see this snapshot.
+    fn revive(&self, row: &SnapshotRow, observer: &dyn Observer) -> Result<()> {
+        let Some(top) = row.lowers.iter().rfind(|lower| !lower.starts_with("snapshots/")) else { return Ok(()) };
+        let (kind, chain_id) = top.split_once('/').unwrap_or_default();
+        let kind = if kind == "mounts" { DriverKind::Erofs } else { DriverKind::Overlay };
+        let layers = self.absorbed_prefix(row.parent, chain_id)?;
+        match &self.driver {
+            Some(driver) if driver.kind() == kind => driver.lowers(&layers, observer)?,
+            _ => match driver::open(&self.store, kind)?.0 {
+                Some(driver) => driver.lowers(&layers, observer)?,
+                None => vec![],
+            },
+        };
+        Ok(())
+    }
+
+    /// The layers below a snapshot up to the one whose chain has this id.
+    fn absorbed_prefix(&self, parent: Option<u64>, chain_id: &str) -> Result<Vec<Digest>> {
+        let mut layers: Vec<Digest> = self.ancestors(parent)?.iter().map_while(|row| row.layer).collect();
+        while Digest::chain_of(&layers).is_some_and(|id| id.hex() != chain_id) {
+            layers.pop();
+        }
+        if layers.is_empty() {
+            return Err(Error::corrupt("a snapshot's lower directories are not of its parents").actual(chain_id));
+        }
+        Ok(layers)
+    }
+
+    pub(super) fn mounts_of(&self, row: &SnapshotRow) -> Result<Vec<Mount>> {
+        let writable = SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active;
+        let dir = self.snapshot_dir(row.n);
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut lowers: Vec<String> = row.lowers.iter().map(|l| text(&self.store.path().join(l))).collect();
+        lowers.reverse();
+        let mount = match (&lowers[..], writable) {
+            ([], _) => Mount::bind(text(&dir.join("fs")), writable),
+            ([only], false) => Mount::bind(only.clone(), false),
+            _ => {
+                let mut options = vec!["index=off".to_owned()];
+                if writable {
+                    options.push(format!("workdir={}", text(&dir.join("work"))));
+                    options.push(format!("upperdir={}", text(&dir.join("fs"))));
+                }
+                options.push(format!("lowerdir={}", lowers.join(":")));
+                if row.form == Form::UserUpper.to_u8() {
+                    options.push("userxattr".to_owned());
+                }
+                Mount::overlay(options)
+            }
+        };
+        Ok(vec![mount])
+    }
+}
+
+/// Only committed snapshots can be parents.
+pub(super) fn committed(row: &SnapshotRow) -> Result<()> {
+    if SnapshotKind::from_u8(row.kind)? == SnapshotKind::Committed {
+        return Ok(());
+    }
+    Err(Error::invalid("the parent is not a committed snapshot").subject(format!("snapshot {}", row.key)))
+}
+
+fn make(dir: &Path) -> Result<()> {
+    fs::create_dir(dir).map_err(|e| io_error("create directory", dir, e))
+}
+
+/// The root of an empty snapshot: as every root, 0755 whatever the umask.
+fn open_to_all(dir: &Path) -> Result<()> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(dir, mode).map_err(|e| io_error("set the mode of", dir, e))
+}
