@@ -92,7 +92,7 @@ pub use layer::{Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEnt
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    CommitOptions, DriverKind, Labels, Mount, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter,
+    CommitOptions, DriverKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter,
     SnapshotterOptions,
 };
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};

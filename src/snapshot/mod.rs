@@ -12,6 +12,7 @@
 //! | `lifecycle.rs` | commit, remove, update, and looking |
 //! | `chain.rs` | what a snapshot stands on: layers, and above them directories that are no layers yet |
 //! | `absorb.rs` | directories into layers |
+//! | `filter.rs` | choosing snapshots in containerd's filter language |
 //! | `cleanup.rs` | directories of removed snapshots |
 //! | `driver/` | layers as directories |
 //! | `mount.rs` | mounts as values |
@@ -25,12 +26,14 @@ mod absorb;
 mod chain;
 mod cleanup;
 mod driver;
+mod filter;
 mod lifecycle;
 mod model;
 mod mount;
 mod snapshotter;
 
 pub use driver::DriverKind;
+pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
 pub use mount::Mount;
