@@ -93,7 +93,7 @@ pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
     CommitOptions, DriverKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter,
-    SnapshotterOptions,
+    SnapshotterOptions, mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};
 pub use tar::Writer as TarWriter;

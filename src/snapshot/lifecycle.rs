@@ -1,7 +1,7 @@
 //! What happens to snapshots after they were prepared: commit, remove, labels; and looking at them.
 
 use super::Snapshotter;
-use super::model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage, info, not_found, now, taken};
+use super::model::{Form, Labels, SnapshotInfo, SnapshotKind, SnapshotUsage, info, not_found, now, taken};
 use super::mount::Mount;
 use super::snapshotter::committed;
 use crate::digest::Digest;
@@ -76,21 +76,25 @@ impl Snapshotter {
         }
         let dir = self.fs_path(active.n);
         let (bytes, inodes) = upper::disk_usage(&dir)?;
+        // A whole tree tells its changes only against the parent it was prepared on; an upper directory may have marks
+        // that mean the parent it goes on.
+        let (whole, on) = (active.form == Form::Whole.to_u8(), parent.as_ref().map(|p| p.n));
         let (layer, held) = match active.layer {
             Some(layer) => (Some(layer), false),
-            None if options.deferred => {
+            None if options.deferred && (!whole || on == active.parent) => {
                 upper::sync_file_system(&dir)?;
                 (None, false)
             }
             None => {
-                let (layer, new) = self.directory_to_layer(&active, parent.as_ref().map(|p| p.n), options, observer)?;
+                let below = if whole { active.parent } else { on };
+                let (layer, new) = self.directory_to_layer(&active, below, options, observer)?;
                 (Some(layer), new)
             }
         };
         let committed = SnapshotRow {
             key: name.to_owned(),
             kind: SnapshotKind::Committed.to_u8(),
-            parent: parent.as_ref().map(|p| p.n),
+            parent: on,
             layer,
             lowers: vec![],
             bytes,

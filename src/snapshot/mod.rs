@@ -36,5 +36,5 @@ pub use driver::DriverKind;
 pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
-pub use mount::Mount;
+pub use mount::{Mount, mount_all, unmount};
 pub use snapshotter::{Snapshotter, SnapshotterOptions};

@@ -1,5 +1,9 @@
 //! Mounts as values: what a runtime mounts itself, or has the library mount.
 
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::mount::{self, FileSystem};
+use std::path::Path;
+
 /// What to mount, as containerd's `mount.Mount`. All paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -21,5 +25,118 @@ impl Mount {
 
     pub(super) fn overlay(options: Vec<String>) -> Self {
         Self { kind: "overlay".to_owned(), source: "overlay".to_owned(), target: String::new(), options }
+    }
+
+    /// Mounts this at `root`, or below it where it says so. Overlays are not bounded by the length of their options here:
+    /// each lower directory is handed over by itself (`lowerdir+`, Linux 6.8), up to the kernel's 500.
+    ///
+    /// # Errors
+    /// `Unsupported` without the privilege to mount, or for a kind this library does not return; `Io`.
+    pub fn mount_at(&self, root: &Path) -> Result<()> {
+        let target = if self.target.is_empty() { root.to_owned() } else { root.join(self.target.trim_matches('/')) };
+        match &self.kind[..] {
+            "bind" => mount::bind(Path::new(&self.source), self.options.iter().any(|o| o == "ro"), &target),
+            "overlay" => self.mount_overlay(&target),
+            other => Err(Error::new(ErrorKind::Unsupported, "unknown kind of mount").subject(other)),
+        }
+    }
+
+    fn mount_overlay(&self, target: &Path) -> Result<()> {
+        let overlay = FileSystem::open("overlay")?;
+        let mut read_only = true;
+        for option in &self.options {
+            match option.split_once('=') {
+                Some(("lowerdir", lowers)) => {
+                    split_lowers(lowers).iter().try_for_each(|lower| overlay.set("lowerdir+", lower))?;
+                }
+                Some(("upperdir", upper)) => {
+                    read_only = false;
+                    overlay.set("upperdir", &unescape(upper))?;
+                }
+                Some(("workdir", work)) => overlay.set("workdir", &unescape(work))?,
+                Some((key, value)) => overlay.set(key, value)?,
+                None if matches!(&option[..], "ro" | "rw") => {}
+                None => overlay.flag(option)?,
+            }
+        }
+        overlay.mount(read_only, target)
+    }
+}
+
+/// Mounts all of a snapshot's mounts at `root`. If one fails, those before it are taken away again.
+///
+/// # Errors
+/// As [`Mount::mount_at`].
+pub fn mount_all(mounts: &[Mount], root: &Path) -> Result<()> {
+    for (done, mount) in mounts.iter().enumerate() {
+        if let Err(e) = mount.mount_at(root) {
+            for _ in 0..done {
+                unmount(root)?;
+            }
+            return Err(e);
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the mount at `root`.
+///
+/// # Errors
+/// `NotFound` if nothing is mounted there, `Busy` while it is in use, `Io`.
+pub fn unmount(root: &Path) -> Result<()> {
+    mount::unmount(root)
+}
+
+/// A path as a value among overlayfs's options, which are separated by commas and colons.
+pub(super) fn escape(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if matches!(c, '\\' | ':' | ',') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn unescape(text: &str) -> String {
+    let mut chars = text.chars();
+    let mut out = String::with_capacity(text.len());
+    while let Some(c) = chars.next() {
+        out.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    out
+}
+
+/// The directories of a `lowerdir` option, the topmost first.
+fn split_lowers(text: &str) -> Vec<String> {
+    let (mut lowers, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (i, c) in text.char_indices() {
+        if c == ':' && !escaped {
+            lowers.push(unescape(&text[start..i]));
+            start = i + 1;
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    lowers.push(unescape(&text[start..]));
+    lowers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_with_separators_survive() {
+        let paths = ["/a:b", "/c,d", "/e\\f", "/plain"];
+        let joined = paths.map(escape).join(":");
+        assert_eq!(joined, "/a\\:b:/c\\,d:/e\\\\f:/plain");
+        assert_eq!(split_lowers(&joined), paths);
+    }
+
+    #[test]
+    fn a_mount_that_is_none_of_ours_is_refused() {
+        let mount = Mount { kind: "ext4".into(), ..Mount::bind("/x".into(), true) };
+        assert_eq!(mount.mount_at(Path::new("/nowhere")).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

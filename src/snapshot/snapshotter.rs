@@ -2,7 +2,7 @@
 
 use super::driver::{self, Driver, DriverKind};
 use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
-use super::mount::Mount;
+use super::mount::{Mount, escape};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
@@ -319,6 +319,7 @@ impl Snapshotter {
         let writable = SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active;
         let dir = self.snapshot_dir(row.n);
         let text = |path: &Path| path.to_string_lossy().into_owned();
+        let option = |path: &Path| escape(&path.to_string_lossy());
         let mut lowers: Vec<String> = row.lowers.iter().map(|l| text(&self.store.path().join(l))).collect();
         lowers.reverse();
         let mount = match (&lowers[..], writable) {
@@ -327,10 +328,10 @@ impl Snapshotter {
             _ => {
                 let mut options = vec!["index=off".to_owned()];
                 if writable {
-                    options.push(format!("workdir={}", text(&dir.join("work"))));
-                    options.push(format!("upperdir={}", text(&dir.join("fs"))));
+                    options.push(format!("workdir={}", option(&dir.join("work"))));
+                    options.push(format!("upperdir={}", option(&dir.join("fs"))));
                 }
-                options.push(format!("lowerdir={}", lowers.join(":")));
+                options.push(format!("lowerdir={}", lowers.iter().map(|l| escape(l)).collect::<Vec<_>>().join(":")));
                 if row.form == Form::UserUpper.to_u8() {
                     options.push("userxattr".to_owned());
                 }

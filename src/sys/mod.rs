@@ -3,5 +3,6 @@
 //! Not here: reading, which any floor may do, and the database, which SQLite does itself.
 
 pub(crate) mod lock;
+pub(crate) mod mount;
 pub(crate) mod publish;
 pub(crate) mod upper;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test uses a part")]
 
+pub(crate) mod listing;
+
 use layerstore::{
     BlobWriter, Compression, Digest, Error, ErrorKind, ImportOptions, IndexEntry, LayerBlob, LayerImport, LayoutWriter,
     Store, manifest_for,
@@ -135,4 +137,31 @@ pub(crate) fn write_image(layout: &Path, tars: &[Vec<u8>]) {
     let manifest = manifest_for((digest, config.len() as u64), &blobs, None).expect("a manifest");
     let entry = IndexEntry::new(out.bytes(&manifest).expect("a blob"), manifest.len() as u64);
     out.finish(&[entry.reference("i")]).expect("a layout");
+}
+
+/// Runs the calling test, called `name`, again in a mount namespace of its own, and is true there. Outside it is false
+/// once that went well: the test is to return. Without root it says that the test was skipped.
+pub(crate) fn namespaced(name: &str) -> bool {
+    const INSIDE: &str = "LAYERSTORE_TEST_NAMESPACE";
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
+        return true;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: {name}: mounting needs root");
+        return false;
+    }
+    let itself = std::env::current_exe().expect("a test binary");
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private"]).arg(itself).args(["--exact", name, "--nocapture"]);
+    let output = unshare.env(INSIDE, name).output().expect("unshare runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    text.lines().filter(|line| line.starts_with("skipped")).for_each(|line| println!("{line}"));
+    false
+}
+
+/// A new directory on a disk file system: neither EROFS images nor overlay upper directories can be on all others.
+pub(crate) fn disk_dir() -> TempDir {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    tempfile::tempdir_in(target).expect("a directory below target/")
 }

@@ -1,9 +1,13 @@
 //! What can be typed. Every command's help ends in examples; the table of exit codes is in `errors.rs` too.
 
+mod snapshots;
+
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use layerstore::{Compress, Compression, Digest, Platform};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+pub(crate) use snapshots::{Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
 
@@ -63,6 +67,13 @@ pub(crate) enum Command {
     Cat(Cat),
     Inspect(Inspect),
     Rm(Rm),
+    Snapshot(Snapshot),
+    Mount(MountArgs),
+    Umount(Umount),
+    Run(Run),
+    /// Show which drivers work here, and what the others lack
+    #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
+    Doctor,
     /// Show what the store holds and what it takes on disk
     #[command(after_help = "EXAMPLES:\n  layerstore usage\n  layerstore usage --json | jq .disk.total")]
     Usage,

@@ -23,8 +23,8 @@ fn main() -> ExitCode {
     let json = cli.global.json;
     interrupt::install();
     let context = Context::new(cli.global);
-    match run(&context, cli.command).and_then(|()| context.out().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&context, cli.command).and_then(|code| context.out().flush().map(|()| code)) {
+        Ok(code) => code,
         // Whoever read our output has enough of it; that is no failure to talk about. The code is the shell's.
         Err(_) if context.out().reader_left() => ExitCode::from(errors::READER_LEFT),
         Err(failure) => {
@@ -35,8 +35,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(context: &Context, command: Command) -> Result<(), Failure> {
-    match command {
+fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
+    let done = match command {
+        Command::Run(args) => return commands::run::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),
         Command::Import(args) => commands::import::run(context, &args),
         Command::Export(args) => commands::export::run(context, &args),
@@ -48,7 +49,12 @@ fn run(context: &Context, command: Command) -> Result<(), Failure> {
         Command::Rm(args) => commands::rm::run(context, &args),
         Command::Usage => commands::usage::run(context),
         Command::Completions { shell } => commands::completions::run(context, shell),
-    }
+        Command::Snapshot(args) => commands::snapshot::run(context, &args),
+        Command::Mount(args) => commands::mount::run(context, &args),
+        Command::Umount(args) => commands::mount::umount(context, &args),
+        Command::Doctor => commands::doctor::run(context),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Help and version are no errors; what is wrong is told as JSON where that was asked for.

@@ -3,11 +3,15 @@
 pub(crate) mod cat;
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod layers;
 pub(crate) mod ls;
+pub(crate) mod mount;
 pub(crate) mod rm;
+pub(crate) mod run;
+pub(crate) mod snapshot;
 pub(crate) mod usage;

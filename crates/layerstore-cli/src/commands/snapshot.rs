@@ -1,0 +1,150 @@
+//! `layerstore snapshot`.
+
+use crate::args::{Make, Snapshot, SnapshotCommand, Snapshots};
+use crate::context::Context;
+use crate::errors::{Failure, Hint};
+use crate::names::escape;
+use crate::output::{Table, size, time};
+use layerstore::{
+    CommitOptions, ErrorKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter,
+    SnapshotterOptions,
+};
+use serde_json::json;
+use std::sync::Arc;
+
+/// The snapshots that a command's arguments mean.
+pub(crate) fn open(context: &Context, common: &Snapshots) -> Result<Snapshotter, Failure> {
+    let options = SnapshotterOptions::default().driver(common.driver).namespace(&common.namespace);
+    let store = Arc::new(context.store()?);
+    Snapshotter::open(store, &options).hint("`layerstore doctor` tells what each driver lacks here")
+}
+
+pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
+    let snapshots = open(context, &args.common)?;
+    match &args.command {
+        SnapshotCommand::Prepare(make) => create(context, &snapshots, make, SnapshotKind::Active),
+        SnapshotCommand::View(make) => create(context, &snapshots, make, SnapshotKind::View),
+        SnapshotCommand::Commit { name, key, epoch } => commit(context, &snapshots, name, key, *epoch),
+        SnapshotCommand::Rm { keys } => remove(context, &snapshots, keys),
+        SnapshotCommand::Ls { filters } => list(context, &snapshots, filters),
+        SnapshotCommand::Mounts { key } => {
+            show_mounts(context, &snapshots.mounts(key, &context.progress(None)).hint(LIST)?)
+        }
+        SnapshotCommand::Usage { key } => {
+            let usage = snapshots.usage(key).hint(LIST)?;
+            if context.json() {
+                return context.out().json(&json!({ "key": key, "bytes": usage.bytes, "inodes": usage.inodes }));
+            }
+            context.out().line(format!("{} in {} inodes", size(usage.bytes), usage.inodes))
+        }
+        SnapshotCommand::Cleanup => {
+            let removed = snapshots.cleanup()?;
+            if context.json() {
+                return context.out().json(&json!({ "directories_removed": removed }));
+            }
+            context.out().line(format!("removed {removed} directories"))
+        }
+    }
+}
+
+const LIST: &str = "`layerstore snapshot ls` lists the snapshots there are";
+
+fn create(context: &Context, snapshots: &Snapshotter, make: &Make, kind: SnapshotKind) -> Result<(), Failure> {
+    let progress = context.progress(None);
+    let parent = match &make.image {
+        Some(name) => snapshots.commit_image(&snapshots.store().image(name)?, &progress)?,
+        None => make.parent.clone(),
+    };
+    let labels = labels(&make.labels)?;
+    let mounts = match kind {
+        SnapshotKind::View => snapshots.view(&make.key, parent.as_deref(), &labels, &progress),
+        _ => snapshots.prepare(&make.key, parent.as_deref(), &labels, &progress),
+    };
+    progress.clear();
+    show_mounts(context, &mounts.hint(LIST)?)
+}
+
+fn labels(given: &[String]) -> Result<Labels, Failure> {
+    let split = |label: &String| {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        match name {
+            "" => Err(Failure::new(ErrorKind::InvalidInput, "a label without a name").hint("--label NAME=VALUE")),
+            name => Ok((name.to_owned(), value.to_owned())),
+        }
+    };
+    given.iter().map(split).collect()
+}
+
+fn commit(
+    context: &Context,
+    snapshots: &Snapshotter,
+    name: &str,
+    key: &str,
+    epoch: Option<i64>,
+) -> Result<(), Failure> {
+    let progress = context.progress(None);
+    let layer = snapshots.commit(name, key, &CommitOptions::default().epoch(epoch), &progress).hint(LIST)?;
+    progress.clear();
+    if context.json() {
+        return context.out().json(&json!({ "name": name, "layer": layer }));
+    }
+    let layer = layer.map_or_else(|| "to come".to_owned(), |layer| context.digest(&layer));
+    context.out().line(format!("committed {}, layer {layer}", escape(name.as_bytes())))
+}
+
+fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String]) -> Result<(), Failure> {
+    for key in keys {
+        snapshots.remove(key).hint(LIST)?;
+        if context.json() {
+            context.out().json(&json!({ "removed": key, "kind": "snapshot" }))?;
+        } else if !context.quiet() {
+            context.out().line(format!("removed snapshot {}", escape(key.as_bytes())))?;
+        }
+    }
+    snapshots.cleanup()?;
+    Ok(())
+}
+
+fn list(context: &Context, snapshots: &Snapshotter, filters: &[String]) -> Result<(), Failure> {
+    let filter = SnapshotFilter::parse(filters).hint("for example --filter kind==active")?;
+    let mut found = Vec::new();
+    snapshots.walk(|info| {
+        if filter.matches(&info) {
+            found.push(info);
+        }
+        Ok(())
+    })?;
+    if context.json() {
+        return found.iter().try_for_each(|info| context.out().json(&to_json(info)));
+    }
+    let mut table = Table::new(&["KEY", "KIND", "CREATED", "PARENT"]);
+    for info in &found {
+        let parent = info.parent.as_deref().unwrap_or_default();
+        let (key, parent) = (escape(info.key.as_bytes()), escape(parent.as_bytes()));
+        table.row([key, info.kind.to_string(), time(info.created.secs), parent]);
+    }
+    table.print(context.out(), "")
+}
+
+fn to_json(info: &SnapshotInfo) -> serde_json::Value {
+    json!({
+        "key": info.key, "parent": info.parent, "kind": info.kind.as_str(), "labels": info.labels,
+        "created": [info.created.secs, i64::from(info.created.nanos)],
+        "updated": [info.updated.secs, i64::from(info.updated.nanos)],
+    })
+}
+
+/// As mount(8) takes them, so that a line can be pasted.
+fn show_mounts(context: &Context, mounts: &[Mount]) -> Result<(), Failure> {
+    for mount in mounts {
+        if context.json() {
+            context.out().json(&json!({
+                "type": mount.kind, "source": mount.source, "target": mount.target, "options": mount.options,
+            }))?;
+        } else {
+            let options = mount.options.join(",");
+            context.out().line(format!("mount -t {} -o {options} {}", mount.kind, mount.source))?;
+        }
+    }
+    Ok(())
+}

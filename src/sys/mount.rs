@@ -1,0 +1,93 @@
+//! The mount system calls (mount_setattr(2) apart): the new API where it gives more, mount(2) for binds.
+
+use super::publish::io_error;
+use crate::error::{Error, Result};
+use rustix::fd::OwnedFd;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive, mount_remount, move_mount,
+};
+use std::path::Path;
+
+/// A file system being configured: each parameter is a call of its own, so that none has to fit in a page.
+pub(crate) struct FileSystem {
+    fd: OwnedFd,
+    kind: &'static str,
+}
+
+impl FileSystem {
+    pub(crate) fn open(kind: &'static str) -> Result<Self> {
+        let fd = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| failed(kind, "open the file system", e))?;
+        Ok(Self { fd, kind })
+    }
+
+    pub(crate) fn set(&self, key: &str, value: &str) -> Result<()> {
+        fsconfig_set_string(&self.fd, key, value).map_err(|e| self.failed(&format!("set {key}={value}"), e))
+    }
+
+    pub(crate) fn flag(&self, key: &str) -> Result<()> {
+        fsconfig_set_flag(&self.fd, key).map_err(|e| self.failed(&format!("set {key}"), e))
+    }
+
+    /// Mounts it at `target`.
+    pub(crate) fn mount(self, read_only: bool, target: &Path) -> Result<()> {
+        fsconfig_create(&self.fd).map_err(|e| self.failed("create the file system", e))?;
+        let attributes = if read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
+        let mount = fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes);
+        let mount = mount.map_err(|e| self.failed("mount", e))?;
+        move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(|e| io_error("mount on", target, e))
+    }
+
+    /// The kernel says more in the context's log than its error number does.
+    fn failed(&self, what: &str, error: Errno) -> Error {
+        let mut log = Vec::new();
+        let mut line = [0; 1024];
+        while let Ok(len) = rustix::io::read(&self.fd, &mut line) {
+            if len == 0 || log.len() > 4096 {
+                break;
+            }
+            log.push(String::from_utf8_lossy(&line[..len]).trim_end().to_owned());
+        }
+        let e = failed(self.kind, what, error);
+        if log.is_empty() { e } else { e.actual(log.join("; ")) }
+    }
+}
+
+fn failed(kind: &str, what: &str, error: Errno) -> Error {
+    let code = match error {
+        Errno::PERM | Errno::NODEV | Errno::NOSYS => crate::ErrorKind::Unsupported,
+        _ => crate::ErrorKind::Io,
+    };
+    Error::new(code, format!("cannot {what}: {error}")).subject(kind).source(std::io::Error::from(error))
+}
+
+/// Shows `source` at `target` too, with what is mounted below it.
+pub(crate) fn bind(source: &Path, read_only: bool, target: &Path) -> Result<()> {
+    mount_bind_recursive(source, target).map_err(|e| failed("bind", &format!("mount {}", source.display()), e))?;
+    if read_only {
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        if let Err(e) = mount_remount(target, flags, "") {
+            let _ = unmount(target);
+            return Err(io_error("make read-only", target, e));
+        }
+    }
+    Ok(())
+}
+
+/// Takes away the mount at `target`, which must not be in use.
+pub(crate) fn unmount(target: &Path) -> Result<()> {
+    rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(|e| match e {
+        Errno::INVAL => Error::new(crate::ErrorKind::NotFound, "nothing is mounted here").subject(target.display()),
+        Errno::BUSY => Error::new(crate::ErrorKind::Busy, "the mount is in use").subject(target.display()),
+        other => io_error("unmount", target, other),
+    })
+}
+
+/// Whether a file system is mounted exactly here.
+pub(crate) fn is_mount_point(path: &Path) -> bool {
+    let stat = rustix::fs::statx(CWD, path, rustix::fs::AtFlags::NO_AUTOMOUNT, rustix::fs::StatxFlags::BASIC_STATS);
+    stat.is_ok_and(|stat| stat.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT))
+}

@@ -1,0 +1,372 @@
+//! The snapshotter's contract, after containerd's `core/snapshots/testsuite`: the same for every driver.
+//!
+//! Needs root; every test runs in a mount namespace of its own.
+
+mod support;
+
+use layerstore::{
+    CommitOptions, Digest, DriverKind, ErrorKind, Labels, Mount, SnapshotInfo, SnapshotKind, Snapshotter,
+    SnapshotterOptions, Store,
+};
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use support::namespaced;
+
+const DRIVERS: [DriverKind; 3] = [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy];
+
+/// A store on a disk file system (EROFS images cannot be mounted from tmpfs) and a place to mount.
+struct Place {
+    dir: tempfile::TempDir,
+    snapshots: Snapshotter,
+}
+
+impl Place {
+    fn new(driver: DriverKind) -> Self {
+        let dir = support::disk_dir();
+        let snapshots = open(dir.path(), driver, "test");
+        Self { dir, snapshots }
+    }
+
+    /// Mounts, runs `work` inside, unmounts.
+    fn inside<T>(&self, mounts: &[Mount], work: impl FnOnce(&Path) -> T) -> T {
+        let target = tempfile::tempdir_in(self.dir.path()).expect("a directory");
+        layerstore::mount_all(mounts, target.path()).expect("mounts");
+        let out = work(target.path());
+        layerstore::unmount(target.path()).expect("unmounts");
+        out
+    }
+
+    fn prepare(&self, key: &str, parent: Option<&str>) -> Vec<Mount> {
+        self.snapshots.prepare(key, parent, &Labels::new(), &()).expect("prepares")
+    }
+
+    fn commit(&self, name: &str, key: &str, deferred: bool) -> Option<Digest> {
+        self.snapshots.commit(name, key, &CommitOptions::default().deferred(deferred), &()).expect("commits")
+    }
+
+    /// A committed snapshot with what `work` wrote.
+    fn write(&self, name: &str, parent: Option<&str>, deferred: bool, work: impl FnOnce(&Path)) {
+        let key = format!("{name}-active");
+        let mounts = self.prepare(&key, parent);
+        self.inside(&mounts, work);
+        self.commit(name, &key, deferred);
+    }
+
+    fn view<T>(&self, parent: &str, work: impl FnOnce(&Path) -> T) -> T {
+        let key = format!("{parent}-view");
+        let mounts = self.snapshots.view(&key, Some(parent), &Labels::new(), &()).expect("views");
+        let out = self.inside(&mounts, work);
+        self.snapshots.remove(&key).expect("removes");
+        out
+    }
+}
+
+fn open(dir: &Path, driver: DriverKind, namespace: &str) -> Snapshotter {
+    let store = Arc::new(Store::open(dir.join("store")).expect("a store"));
+    let options = SnapshotterOptions::default().driver(driver).namespace(namespace);
+    Snapshotter::open(store, &options).expect("the driver works here")
+}
+
+fn kind<T>(result: layerstore::Result<T>) -> ErrorKind {
+    result.err().expect("must fail").kind()
+}
+
+/// Runs a test for every driver.
+fn each(work: impl Fn(&Place)) {
+    for driver in DRIVERS {
+        let place = Place::new(driver);
+        assert_eq!(place.snapshots.driver(), driver);
+        work(&place);
+    }
+}
+
+fn base(root: &Path) {
+    fs::create_dir_all(root.join("a/b")).expect("made");
+    fs::write(root.join("a/f"), "one").expect("written");
+    fs::write(root.join("a/b/g"), vec![7; 200_000]).expect("written");
+    fs::write(root.join("gone"), "gone").expect("written");
+    symlink("a/f", root.join("link")).expect("linked");
+    fs::hard_link(root.join("a/f"), root.join("a/hard")).expect("linked");
+    fs::set_permissions(root.join("a/f"), fs::Permissions::from_mode(0o4711)).expect("set");
+}
+
+fn change(root: &Path) {
+    fs::write(root.join("a/f"), "two").expect("written");
+    fs::remove_file(root.join("gone")).expect("removed");
+    fs::remove_dir_all(root.join("a/b")).expect("removed");
+    fs::create_dir(root.join("a/b")).expect("made");
+    fs::write(root.join("a/b/new"), "new").expect("written");
+    fs::rename(root.join("link"), root.join("moved")).expect("renamed");
+}
+
+fn check_changed(root: &Path) {
+    assert_eq!(fs::read_to_string(root.join("a/f")).expect("read"), "two");
+    assert!(!root.join("gone").exists() && !root.join("a/b/g").exists() && !root.join("link").exists());
+    assert_eq!(fs::read_to_string(root.join("a/b/new")).expect("read"), "new");
+    assert_eq!(fs::read_link(root.join("moved")).expect("read"), Path::new("a/f"));
+    // Hard links are broken or kept together by all drivers alike.
+    let (f, hard) = (fs::metadata(root.join("a/f")).expect("f"), fs::metadata(root.join("a/hard")).expect("hard"));
+    assert_eq!(f.mode() & 0o7777, 0o4711 & !0o4000, "writing drops setuid");
+    assert_eq!(hard.size(), 3);
+}
+
+#[test]
+fn changes_become_layers() {
+    if !namespaced("changes_become_layers") {
+        return;
+    }
+    for deferred in [false, true] {
+        each(|place| {
+            place.write("base", None, deferred, base);
+            place.write("top", Some("base"), deferred, change);
+            place.view("top", check_changed);
+            place.view("base", |root| {
+                assert_eq!(fs::read(root.join("a/b/g")).expect("read"), vec![7; 200_000]);
+                assert_eq!(fs::metadata(root.join("a/f")).expect("f").mode() & 0o7777, 0o4711);
+                assert!(fs::write(root.join("a/x"), "x").is_err(), "a view is read-only");
+            });
+            // Absorbing changes nothing that can be seen, and cleanup frees the directories.
+            place.snapshots.absorb(&()).expect("absorbs");
+            place.snapshots.cleanup().expect("cleans");
+            let left = fs::read_dir(place.dir.path().join("store/snapshots")).expect("read").count();
+            assert_eq!(left, 0, "{:?}", place.snapshots.driver());
+            place.view("top", check_changed);
+            assert_eq!(place.snapshots.layers("top", &()).expect("layers").len(), 2);
+        });
+    }
+}
+
+/// The same change gives the same layer whatever the driver.
+#[test]
+fn drivers_agree_on_layers() {
+    if !namespaced("drivers_agree_on_layers") {
+        return;
+    }
+    let layers = DRIVERS.map(|driver| {
+        let place = Place::new(driver);
+        place.write("base", None, false, |root| {
+            base(root);
+            still(root);
+        });
+        place.write("top", Some("base"), false, |root| {
+            change(root);
+            still(root);
+        });
+        place.snapshots.layers("top", &()).expect("layers")
+    });
+    assert_eq!(layers[0], layers[1]);
+    assert_eq!(layers[0], layers[2]);
+}
+
+/// Gives all below `root` one time.
+fn still(root: &Path) {
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        let meta = fs::symlink_metadata(&path).expect("stat");
+        if meta.is_dir() {
+            pending.extend(fs::read_dir(&path).expect("read").map(|found| found.expect("found").path()));
+        }
+        let touched = std::process::Command::new("touch").args(["-h", "-d", "@1700000000.5"]).arg(&path).status();
+        assert!(touched.expect("touch runs").success());
+    }
+}
+
+#[test]
+fn errors_are_containerds() {
+    if !namespaced("errors_are_containerds") {
+        return;
+    }
+    each(|place| {
+        let s = &place.snapshots;
+        let none = Labels::new();
+        place.write("base", None, false, base);
+        place.prepare("active", Some("base"));
+        s.view("view", Some("base"), &none, &()).expect("views");
+        let default = CommitOptions::default();
+
+        assert_eq!(kind(s.prepare("active", None, &none, &())), ErrorKind::AlreadyExists);
+        assert_eq!(kind(s.prepare("base", None, &none, &())), ErrorKind::AlreadyExists);
+        assert_eq!(kind(s.view("active", None, &none, &())), ErrorKind::AlreadyExists);
+        assert_eq!(kind(s.prepare("new", Some("unknown"), &none, &())), ErrorKind::NotFound);
+        assert_eq!(kind(s.prepare("new", Some("active"), &none, &())), ErrorKind::InvalidInput);
+        assert_eq!(kind(s.commit("x", "unknown", &default, &())), ErrorKind::NotFound);
+        assert_eq!(kind(s.commit("x", "view", &default, &())), ErrorKind::FailedPrecondition);
+        assert_eq!(kind(s.commit("x", "base", &default, &())), ErrorKind::FailedPrecondition);
+        assert_eq!(kind(s.commit("base", "active", &default, &())), ErrorKind::AlreadyExists);
+        assert_eq!(kind(s.remove("unknown")), ErrorKind::NotFound);
+        assert_eq!(kind(s.remove("base")), ErrorKind::FailedPrecondition);
+        assert_eq!(kind(s.stat("unknown")), ErrorKind::NotFound);
+        assert_eq!(kind(s.mounts("unknown", &())), ErrorKind::NotFound);
+        assert_eq!(kind(s.mounts("base", &())), ErrorKind::FailedPrecondition);
+        assert_eq!(kind(s.usage("unknown")), ErrorKind::NotFound);
+        assert_eq!(kind(s.update("base", &none, &["created"])), ErrorKind::InvalidInput);
+        // Keys are anybody's, whatever they hold; those of another namespace are not seen.
+        place.prepare("with / slashes and \u{fc} and spaces", None);
+        let other = open(place.dir.path(), s.driver(), "other");
+        assert_eq!(kind(other.stat("base")), ErrorKind::NotFound);
+        other.prepare("base", None, &none, &()).expect("prepares");
+        // Removed, a key is free at once.
+        s.remove("active").expect("removes");
+        place.prepare("active", Some("base"));
+    });
+}
+
+#[test]
+fn infos_labels_and_times() {
+    if !namespaced("infos_labels_and_times") {
+        return;
+    }
+    each(|place| {
+        let s = &place.snapshots;
+        let labels = Labels::from([("a".to_owned(), "1".to_owned()), ("b.c/d".to_owned(), "2".to_owned())]);
+        s.prepare("active", None, &labels, &()).expect("prepares");
+        let info = s.stat("active").expect("is there");
+        assert_eq!((info.kind, &info.parent, &info.labels), (SnapshotKind::Active, &None, &labels));
+        assert_eq!(info.created, info.updated);
+        let only_a = Labels::from([("a".to_owned(), "3".to_owned())]);
+        let updated = s.update("active", &only_a, &["labels.a"]).expect("updates");
+        assert_eq!((&updated.labels["a"][..], &updated.labels["b.c/d"][..]), ("3", "2"));
+        assert!(updated.updated > updated.created && updated.created == info.created);
+        let updated = s.update("active", &Labels::new(), &["labels.b.c/d"]).expect("updates");
+        assert_eq!(updated.labels, only_a);
+        let updated = s.update("active", &labels, &[]).expect("updates");
+        assert_eq!(updated.labels, labels);
+
+        s.commit("done", "active", &CommitOptions::default().labels(only_a.clone()), &()).expect("commits");
+        assert_eq!(kind(s.stat("active")), ErrorKind::NotFound);
+        let done = s.stat("done").expect("is there");
+        assert_eq!((done.kind, &done.labels), (SnapshotKind::Committed, &only_a), "labels do not carry over");
+        place.prepare("child", Some("done"));
+        let mut seen: Vec<SnapshotInfo> = Vec::new();
+        s.walk(|info| {
+            seen.push(info);
+            Ok(())
+        })
+        .expect("walks");
+        assert_eq!(seen.iter().map(|i| &i.key[..]).collect::<Vec<_>>(), ["done", "child"]);
+        assert_eq!(seen[1].parent.as_deref(), Some("done"));
+        let child = s.mounts("child", &()).expect("mounts");
+        assert_eq!(s.key_of(&child).expect("found"), "child");
+    });
+}
+
+/// Prepared without a parent, committed on one: containerd's parallel unpacking.
+#[test]
+fn rebase_on_commit() {
+    if !namespaced("rebase_on_commit") {
+        return;
+    }
+    for deferred in [false, true] {
+        each(|place| {
+            let s = &place.snapshots;
+            place.write("base", None, deferred, base);
+            let mounts = place.prepare("loose", None);
+            place.inside(&mounts, |root| {
+                fs::create_dir(root.join("a")).expect("made");
+                fs::write(root.join("a/f"), "rebased").expect("written");
+            });
+            let options = CommitOptions::default().parent("base").deferred(deferred);
+            s.commit("top", "loose", &options, &()).expect("commits");
+            assert_eq!(s.stat("top").expect("top").parent.as_deref(), Some("base"));
+            place.view("top", |root| {
+                assert_eq!(fs::read_to_string(root.join("a/f")).expect("read"), "rebased");
+                assert_eq!(fs::read(root.join("a/b/g")).expect("read").len(), 200_000);
+            });
+            place.prepare("other", Some("base"));
+            assert_eq!(
+                kind(s.commit("x", "other", &CommitOptions::default().parent("top"), &())),
+                ErrorKind::FailedPrecondition
+            );
+        });
+    }
+}
+
+#[test]
+fn devices_pipes_and_attributes_survive() {
+    if !namespaced("devices_pipes_and_attributes_survive") {
+        return;
+    }
+    each(|place| {
+        place.write("base", None, false, |root| {
+            let run = |program: &str, args: &[&str]| {
+                let done = std::process::Command::new(program).current_dir(root).args(args).status();
+                assert!(done.expect("runs").success(), "{program} {args:?}");
+            };
+            run("mknod", &["null", "c", "1", "3"]);
+            run("mkfifo", &["pipe"]);
+            run("sh", &["-c", "echo x > file; truncate -s 1M sparse; echo tail >> sparse"]);
+            run("setfattr", &["-n", "user.note", "-v", "text", "file"]);
+            run("setfattr", &["-n", "trusted.t", "-v", "text", "file"]);
+            run("chown", &["1234:5678", "file"]);
+            run("touch", &["-d", "@1234567890.123456789", "file"]);
+            run("chmod", &["1777", "."]);
+        });
+        place.view("base", |root| {
+            let null = fs::metadata(root.join("null")).expect("null");
+            assert!(null.file_type().is_char_device());
+            assert_eq!(null.rdev(), 0x103);
+            assert!(fs::metadata(root.join("pipe")).expect("pipe").file_type().is_fifo());
+            let file = fs::metadata(root.join("file")).expect("file");
+            assert_eq!(
+                (file.uid(), file.gid(), file.mtime(), file.mtime_nsec()),
+                (1234, 5678, 1_234_567_890, 123_456_789)
+            );
+            let get = |name: &str| {
+                let out =
+                    std::process::Command::new("getfattr").args(["--only-values", "-n", name]).arg(root.join("file"));
+                String::from_utf8({ out }.output().expect("runs").stdout).expect("text")
+            };
+            assert_eq!((&get("user.note")[..], &get("trusted.t")[..]), ("text", "text"));
+            assert_eq!(fs::read(root.join("sparse")).expect("read").len(), (1 << 20) + 5);
+            assert_eq!(fs::metadata(root).expect("root").mode() & 0o7777, 0o1777);
+        });
+    });
+}
+
+/// As many as containerd allows a chain to be.
+#[test]
+fn a_chain_of_128_adopted_directories() {
+    if !namespaced("a_chain_of_128_adopted_directories") {
+        return;
+    }
+    for driver in [DriverKind::Erofs, DriverKind::Overlay] {
+        let place = Place::new(driver);
+        let mut parent: Option<String> = None;
+        for n in 0..128 {
+            let name = format!("c{n}");
+            place.write(&name, parent.as_deref(), true, |root| {
+                fs::write(root.join(format!("f{n}")), format!("{n}")).expect("written");
+                fs::write(root.join("last"), format!("{n}")).expect("written");
+            });
+            parent = Some(name);
+        }
+        let check = |root: &Path| {
+            assert_eq!(fs::read_to_string(root.join("last")).expect("read"), "127");
+            assert!((0..128).all(|n| root.join(format!("f{n}")).exists()));
+        };
+        place.view("c127", check);
+        place.snapshots.absorb(&()).expect("absorbs");
+        place.snapshots.cleanup().expect("cleans");
+        place.view("c127", check);
+    }
+}
+
+/// A process that died in the middle leaves nothing that disturbs, and cleanup finds it.
+#[test]
+fn abandoned_directories_are_cleaned_and_their_numbers_used() {
+    if !namespaced("abandoned_directories_are_cleaned_and_their_numbers_used") {
+        return;
+    }
+    each(|place| {
+        let dir: PathBuf = place.dir.path().join("store/snapshots");
+        for n in 1..4 {
+            fs::create_dir_all(dir.join(n.to_string()).join("fs/left")).expect("made");
+        }
+        let mounts = place.prepare("active", None);
+        place.inside(&mounts, |root| assert_eq!(fs::read_dir(root).expect("read").count(), 0));
+        place.snapshots.cleanup().expect("cleans");
+        assert_eq!(fs::read_dir(&dir).expect("read").count(), 1);
+    });
+}
