@@ -2,6 +2,7 @@
 
 pub(crate) mod bytes;
 pub(crate) mod entry;
+pub(crate) mod erofs;
 pub(crate) mod item;
 pub(crate) mod pack;
 pub(crate) mod params;
