@@ -16,9 +16,10 @@ pub struct FileReader<'s> {
     state: Mutex<State<'s>>,
 }
 
-struct Piece {
-    offset: u64,
-    extent: Extent,
+/// A piece of a chunk at an offset of a file.
+pub(crate) struct Piece {
+    pub(crate) offset: u64,
+    pub(crate) extent: Extent,
 }
 
 struct State<'s> {
@@ -118,7 +119,7 @@ impl State<'_> {
 }
 
 /// Lays the stored bytes out over the file's data ranges; an extent that spans two ranges becomes two pieces.
-fn place(ranges: &[DataRange], extents: Vec<Extent>) -> Result<Vec<Piece>> {
+pub(crate) fn place(ranges: &[DataRange], extents: Vec<Extent>) -> Result<Vec<Piece>> {
     let mut pieces = Vec::with_capacity(extents.len());
     let mut ranges = ranges.iter().filter(|r| r.len > 0);
     let mut range = ranges.next().copied();

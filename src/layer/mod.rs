@@ -10,6 +10,7 @@ mod record;
 mod root;
 
 pub use content::FileReader;
+pub(crate) use content::place;
 pub use export::LayerExport;
 pub use import::{ImportStats, LayerImport};
 pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};

@@ -11,7 +11,7 @@ mod pending;
 mod read;
 mod session;
 
-pub(crate) use index::{BlobInfo, Change, SnapshotKey, SnapshotRow};
+pub(crate) use index::{BlobInfo, Change, Index, SnapshotRow};
 pub use index::{ImageInfo, LayerInfo};
 pub(crate) use ingest::{IndexReader, Ingest, Slot};
 pub use open::{OpenOptions, Store};

@@ -112,7 +112,7 @@ impl Store {
         self.root.join(name)
     }
 
-    pub(super) fn pack_path(&self, base: u64) -> PathBuf {
+    pub(crate) fn pack_path(&self, base: u64) -> PathBuf {
         self.root.join("packs").join(pack_name(base))
     }
 

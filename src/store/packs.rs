@@ -1,10 +1,13 @@
 //! Writing packs: chunks in, sealed files out.
 
+use super::open::Store;
 use crate::error::{Error, Result};
 use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
+use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// Addresses reserved for a pack before its length is known.
@@ -135,6 +138,50 @@ impl SealedPack {
         self.draft.read_at(&mut table, self.footer.table_address)?;
         pack::decode_table(&table, &self.footer)
     }
+}
+
+impl Store {
+    /// Checks what a pack says of itself: header, footer, and the table, which has a checksum of its own.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the file, if it is missing, cut short or damaged.
+    pub(crate) fn check_pack(&self, base: u64) -> Result<()> {
+        let path = self.pack_path(base);
+        read_pack(&path, base).map(drop).map_err(|e| e.subject(path.display()))
+    }
+
+    /// Bases of the packs that end at these addresses, in their order.
+    pub(crate) fn packs_ending(&self, ends: impl Iterator<Item = u64>) -> Result<Vec<u64>> {
+        let packs: HashMap<u64, u64> = self
+            .with_index(|index| index.packs())?
+            .into_iter()
+            .map(|(base, len)| (base.saturating_add(len), base))
+            .collect();
+        let base = |end| packs.get(&end).copied().ok_or_else(|| Error::corrupt("no pack ends here").actual(end));
+        ends.map(base).collect()
+    }
+}
+
+/// Header, footer and table of a sealed pack.
+pub(super) fn read_pack(path: &Path, base: u64) -> Result<Vec<TableChunk>> {
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt("pack file is missing"),
+        _ => Error::io("open", e),
+    })?;
+    let end = file.metadata().map_err(|e| Error::io("stat", e))?.len();
+    let short = || Error::corrupt("pack is too short").actual(end);
+    let read = |at: u64, len: usize| {
+        let mut bytes = vec![0; len];
+        let fits = at.checked_add(len as u64).is_some_and(|e| e <= end);
+        if !fits {
+            return Err(short());
+        }
+        file.read_exact_at(&mut bytes, at).map_err(|e| Error::io("read", e))?;
+        Ok(bytes)
+    };
+    pack::check_header(&read(base, pack::HEADER_LEN)?, base)?;
+    let footer = Footer::decode(&read(end.checked_sub(FOOTER_LEN as u64).ok_or_else(short)?, FOOTER_LEN)?, end)?;
+    pack::decode_table(&read(footer.table_address, footer.table_len())?, &footer)
 }
 
 /// A pack's file name: its base address in hex, as many digits as 44 bits need.

@@ -31,12 +31,17 @@ impl FileSystem {
         fsconfig_set_flag(&self.fd, key).map_err(|e| self.failed(&format!("set {key}"), e))
     }
 
-    /// Mounts it at `target`.
-    pub(crate) fn mount(self, read_only: bool, target: &Path) -> Result<()> {
+    /// Mounts it nowhere: it is there as long as the descriptor of its root is open.
+    pub(crate) fn detached(&self, read_only: bool) -> Result<OwnedFd> {
         fsconfig_create(&self.fd).map_err(|e| self.failed("create the file system", e))?;
         let attributes = if read_only { MountAttrFlags::MOUNT_ATTR_RDONLY } else { MountAttrFlags::empty() };
         let mount = fsmount(&self.fd, FsMountFlags::FSMOUNT_CLOEXEC, attributes);
-        let mount = mount.map_err(|e| self.failed("mount", e))?;
+        mount.map_err(|e| self.failed("mount", e))
+    }
+
+    /// Mounts it at `target`.
+    pub(crate) fn mount(self, read_only: bool, target: &Path) -> Result<()> {
+        let mount = self.detached(read_only)?;
         move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(|e| io_error("mount on", target, e))
     }

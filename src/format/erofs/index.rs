@@ -12,8 +12,11 @@ pub(super) const HEADER_LEN: usize = 16;
 /// Compressed and plain extents of several blocks (`Z_EROFS_ADVISE_BIG_PCLUSTER_1`, `_2`).
 const ADVISE: u16 = 2 | 4;
 const PLAIN: u16 = 0;
+/// Begins an extent of the first algorithm, zstd.
 const HEAD: u16 = 1;
 const NONHEAD: u16 = 2;
+/// Begins one of the second, LZ4.
+const HEAD2: u16 = 3;
 /// Only the first bytes of the extent's decoded content are the file's.
 const PARTIAL: u16 = 1 << 15;
 /// In the second cluster's entry: a number of blocks, not a distance.
@@ -48,15 +51,9 @@ pub(crate) fn fits(start: u64, next: u64, last: bool, blocks: u64) -> bool {
 
 /// Appends header and entries. The extents follow each other and hold `size` bytes.
 pub(super) fn encode(out: &mut Vec<u8>, size: u64, extents: &[Extent]) -> Result<()> {
-    let lz4 = extents.iter().any(|e| e.codec == Codec::Lz4);
-    if lz4 && extents.iter().any(|e| e.codec == Codec::Zstd) {
-        // Which is possible (HEAD2), and not needed: stores compress with one codec, but for what was there before.
-        return Err(Error::new(ErrorKind::Unsupported, "a file with chunks of two codecs"));
-    }
-    let algorithm = if lz4 { super::ALGORITHM_LZ4 } else { super::ALGORITHM_ZSTD };
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&ADVISE.to_le_bytes());
-    out.extend_from_slice(&[algorithm, 0]);
+    out.extend_from_slice(&[super::ALGORITHM_ZSTD | super::ALGORITHM_LZ4 << 4, 0]);
     out.extend_from_slice(&[0; 8]);
     let clusters = size.div_ceil(BLOCK_LEN as u64);
     let mut start = 0u64;
@@ -68,8 +65,12 @@ pub(super) fn encode(out: &mut Vec<u8>, size: u64, extents: &[Extent]) -> Result
         }
         let head = start / BLOCK_LEN as u64;
         let end = if last { clusters } else { next / BLOCK_LEN as u64 };
-        let kind = if extent.codec == Codec::Raw { PLAIN } else { HEAD };
-        let advise = kind | if extent.partial && kind == HEAD { PARTIAL } else { 0 };
+        let kind = match extent.codec {
+            Codec::Raw => PLAIN,
+            Codec::Zstd => HEAD,
+            Codec::Lz4 => HEAD2,
+        };
+        let advise = kind | if extent.partial && kind != PLAIN { PARTIAL } else { 0 };
         out.extend_from_slice(&advise.to_le_bytes());
         out.extend_from_slice(&((start % BLOCK_LEN as u64) as u16).to_le_bytes());
         out.extend_from_slice(&extent.block.to_le_bytes());

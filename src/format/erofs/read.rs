@@ -23,7 +23,7 @@ pub(crate) struct Image<'a> {
     /// Ends of the packs, in blocks, and what is added to a store's block.
     packs: Vec<u32>,
     devices: u32,
-    pub(crate) id: [u8; 16],
+    id: [u8; 16],
 }
 
 /// A name of the tree with its inode.
@@ -109,6 +109,11 @@ impl<'a> Image<'a> {
         id.copy_from_slice(&head[48..64]);
         let (meta, shared) = (number(40) as usize * BLOCK_LEN, number(44) as usize * BLOCK_LEN);
         Ok(Self { bytes, meta, shared, root: short(14).into(), packed, packs, devices, id })
+    }
+
+    /// Checks every byte against the hash that the image carries.
+    pub(crate) fn verify(&self) -> Result<()> {
+        if super::identity(self.bytes) == self.id { Ok(()) } else { Err(bad("does not match its hash")) }
     }
 
     /// Ends of the packs it refers to, as addresses.

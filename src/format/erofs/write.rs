@@ -78,12 +78,6 @@ impl Piece {
 /// Whether [`build`] can place these pieces: the index has room for one beginning in each 4 KiB of a file.
 pub(crate) fn fits(pieces: &[Piece]) -> bool {
     let cut: Vec<Piece> = pieces.iter().flat_map(cut).collect();
-    let codec = |wanted| cut.iter().any(|p| matches!(p, Piece::Chunk { location, .. } if location.codec == wanted));
-    // The zeros are a zstd frame.
-    let zeros = cut.iter().any(|p| matches!(p, Piece::Zeros(_)));
-    if codec(Codec::Lz4) && (codec(Codec::Zstd) || zeros) {
-        return false;
-    }
     let mut start = 0;
     cut.iter().enumerate().all(|(i, piece)| {
         let blocks = match piece {
@@ -108,13 +102,14 @@ fn cut(piece: &Piece) -> Vec<Piece> {
 /// An image's bytes, a whole number of blocks.
 ///
 /// `bundles` are the chunks that fragments lie in; `packs` the ends of the packs that are used, ascending, which become
-/// the devices in this order: blocks up to a pack's end that are in none before it are its own. `id` is kept as the UUID.
+/// the devices in this order: blocks up to a pack's end that are in none before it are its own. The UUID is a hash of all
+/// else, which [`super::read::Image::verify`] checks.
 ///
 /// # Errors
 /// `Unsupported` for what the format cannot hold: an attribute without a known prefix, pieces that do not
 /// [fit](fits), addresses beyond 32-bit block numbers.
-pub(crate) fn build(inodes: &[Inode<'_>], bundles: &[Location], packs: &[u64], id: [u8; 16]) -> Result<Vec<u8>> {
-    Builder::new(inodes, bundles, packs)?.build(packs, id)
+pub(crate) fn build(inodes: &[Inode<'_>], bundles: &[Location], packs: &[u64]) -> Result<Vec<u8>> {
+    Builder::new(inodes, bundles, packs)?.build(packs)
 }
 
 /// Where an inode goes.
@@ -241,7 +236,7 @@ impl<'b> Builder<'b> {
         }
     }
 
-    fn build(&self, packs: &[u64], id: [u8; 16]) -> Result<Vec<u8>> {
+    fn build(&self, packs: &[u64]) -> Result<Vec<u8>> {
         let mut out = vec![0; self.end * BLOCK_LEN];
         for (i, inode) in self.inodes.iter().enumerate() {
             self.put_inode(&mut out, i, inode).map_err(|e| e.subject(format!("inode {i}")))?;
@@ -257,7 +252,7 @@ impl<'b> Builder<'b> {
             put(&mut out, at, &((end / BLOCK) as u32).to_le_bytes());
             put(&mut out, at + 4, &self.devices.to_le_bytes());
         }
-        self.put_super(&mut out, packs.len(), id)?;
+        self.put_super(&mut out, packs.len())?;
         Ok(out)
     }
 
@@ -353,7 +348,7 @@ impl<'b> Builder<'b> {
         pieces.iter().flat_map(cut).map(extent).collect()
     }
 
-    fn put_super(&self, out: &mut [u8], devices: usize, id: [u8; 16]) -> Result<()> {
+    fn put_super(&self, out: &mut [u8], devices: usize) -> Result<()> {
         let root = u16::try_from(self.nid(0)).map_err(|_| Error::invalid("the root is not the first inode"))?;
         let devices = u16::try_from(devices);
         let devices = devices.map_err(|_| Error::new(ErrorKind::Unsupported, "an image of more than 65,535 packs"))?;
@@ -367,7 +362,6 @@ impl<'b> Builder<'b> {
         number(out, 36, self.end as u32);
         number(out, 40, (self.meta / BLOCK_LEN) as u32);
         number(out, 44, self.shared_block as u32);
-        put(out, SUPER + 48, &id);
         put(out, SUPER + 64, &VOLUME);
         number(out, 80, FEATURES);
         let algorithms = 1u16 << super::ALGORITHM_LZ4 | 1 << super::ALGORITHM_ZSTD;
@@ -376,6 +370,8 @@ impl<'b> Builder<'b> {
         put(out, SUPER + 88, &((self.table_at / DEVICE_LEN) as u16).to_le_bytes());
         let packed = ((self.packed_at - self.meta) / SLOT) as u64;
         put(out, SUPER + 96, &packed.to_le_bytes());
+        let id = super::identity(out);
+        put(out, SUPER + 48, &id);
         let sum = crc32c(&out[SUPER..BLOCK_LEN]);
         number(out, 4, sum);
         Ok(())

@@ -3,6 +3,9 @@
 //! `erofs` and `overlay` give directories that an overlay stacks below a snapshot's own changes; they differ in where
 //! those come from. `copy` needs no mount: every snapshot has the whole tree.
 
+mod erofs;
+mod image;
+mod probe;
 mod select;
 
 use crate::digest::Digest;

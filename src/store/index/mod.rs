@@ -13,7 +13,7 @@ mod catalog;
 mod chunks;
 mod snapshots;
 
-pub(crate) use snapshots::{SnapshotKey, SnapshotRow};
+pub(crate) use snapshots::SnapshotRow;
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
