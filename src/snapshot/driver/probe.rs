@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Bytes of each chunk of the probe; incompressible ones take as many blocks.
-const CHUNK: u32 = 64 << 10;
+const CHUNK: u32 = 8 << 10;
 const FILE: &[u8] = b"probe";
 
 /// Runs the probe, or believes what it said earlier of this kernel and store.

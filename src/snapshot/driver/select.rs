@@ -1,16 +1,31 @@
 //! Choosing a driver.
 
 use super::erofs::Erofs;
-use super::{Chosen, DriverKind};
+use super::{Chosen, Driver, DriverKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use std::sync::Arc;
 
 /// The driver asked for, or for `Auto` the first that works here. `None` for `copy`, which needs none.
 pub(in crate::snapshot) fn open(store: &Arc<Store>, kind: DriverKind) -> Result<Chosen> {
+    let mut refused = Vec::new();
+    if kind == DriverKind::Auto {
+        for kind in [DriverKind::Erofs, DriverKind::Overlay] {
+            match stacked(store, kind) {
+                Ok(driver) => return Ok((Some(driver), refused)),
+                Err(e) => refused.push((kind, e)),
+            }
+        }
+    }
     match kind {
-        DriverKind::Copy => Ok((None, vec![])),
-        DriverKind::Erofs => Ok((Some(Box::new(Erofs::new(store.clone())?)), vec![])),
+        DriverKind::Auto | DriverKind::Copy => Ok((None, refused)),
+        kind => Ok((Some(stacked(store, kind)?), refused)),
+    }
+}
+
+fn stacked(store: &Arc<Store>, kind: DriverKind) -> Result<Box<dyn Driver>> {
+    match kind {
+        DriverKind::Erofs => Ok(Box::new(Erofs::new(store.clone())?)),
         other => Err(Error::new(ErrorKind::Unsupported, "this driver is not here yet").subject(other)),
     }
 }
