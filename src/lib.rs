@@ -88,7 +88,10 @@ pub use image::layout::{IndexEntry, LayoutWriter};
 pub use image::manifest::{LayerBlob, manifest_for};
 pub use image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, RawManifest, Selector};
 pub use image::source::{Detected, ImageSource, detect};
-pub use layer::{Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport, LayerImport, Root};
+pub use layer::{
+    Changes, CreateOptions, Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport,
+    LayerImport, Root,
+};
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{

@@ -9,7 +9,7 @@ use crate::chunk::cutter::Cutter;
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::entry::Entry;
-use crate::format::item::RefExtent;
+use crate::format::item::{Extent, RefExtent};
 use crate::format::params::Chunking;
 use crate::format::record::BlockBuilder;
 use crate::id::ContentId;
@@ -107,6 +107,22 @@ impl<'a> Assembler<'a> {
             content: 0,
         };
         Ok(Self { cutter: Cutter::new(&chunking), current: None, out })
+    }
+
+    /// An entry whose content the store has: in place of its content come the extents that hold it.
+    pub(super) fn stored(&mut self, entry: Entry, extents: &[Extent]) -> Result<()> {
+        let segment = std::mem::take(&mut self.out.segment);
+        self.out.entries += 1;
+        self.out.content += entry.kind.stored_len();
+        let mut current = Current { entry: Some(entry), segment, extents: vec![], left: 0, small: None };
+        for &Extent { chunk, offset, len } in extents {
+            let chunk = self.out.number(ChunkRef::Known(chunk));
+            current.extents.push(RefExtent { chunk, offset, len });
+            if current.extents.len() >= EXTENTS_MAX {
+                self.out.put_part(&mut current)?;
+            }
+        }
+        self.out.put(current)
     }
 
     /// Ends the record once every chunk is stored. Returns it with the numbers of entries and content bytes.

@@ -7,16 +7,19 @@
 use super::assemble::Assembler;
 use super::options::ImportOptions;
 use crate::codec::blob::{BlobReader, BlobSummary};
+use crate::codec::media::Compression;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, check};
 use crate::store::{BlobInfo, Change, Ingest, LayerInfo, Outcome, Store};
+use crate::sys::lock::Lock;
 use crate::sys::publish::Draft;
 use crate::tar::Parser;
 use crossbeam_channel::{Receiver, Sender};
 use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Bytes of tar handed from thread to thread at a time.
 const BUFFER: usize = 128 << 10;
@@ -75,6 +78,13 @@ pub(crate) struct LayerDone {
 }
 
 impl LayerDone {
+    /// A layer made here: its blob is its tar.
+    pub(super) fn made(info: LayerInfo, content: u64, record: Draft) -> Self {
+        let (digest, size) = (info.diff_id, info.tar_size);
+        let blob = BlobSummary { digest, size, compression: Compression::None, tar_len: size };
+        Self { number: 0, info, blob, content, record, kept: None }
+    }
+
     /// Adds the layer's files to `outcome`; returns what the database is to know.
     ///
     /// A layer that is `known` keeps the record it has: that one's chunks are known to be there whatever becomes of
@@ -106,7 +116,7 @@ impl Store {
         options: &ImportOptions,
         observer: &dyn Observer,
     ) -> Result<(LayerImport, ImportStats)> {
-        let mut lock = match options.expected_diff_id {
+        let lock = match options.expected_diff_id {
             Some(diff_id) => Some(self.lock_layer(&diff_id, options.patience, observer)?),
             None => None,
         };
@@ -125,10 +135,23 @@ impl Store {
         let mut done = import_layers(&ingest, vec![job], options, observer)?;
         let stats = import_stats(&ingest, &done);
         let Some(layer) = done.pop() else { return Err(Error::invalid("no layer was given")) };
+        let import = self.keep_layer(ingest, layer, lock, options.patience, observer)?;
+        Ok((import, stats))
+    }
+
+    /// Makes a layer that was taken in durable, and holds it. If the store has it by now, nothing is added.
+    pub(super) fn keep_layer(
+        &self,
+        ingest: Ingest<'_>,
+        layer: LayerDone,
+        mut lock: Option<Lock>,
+        patience: Duration,
+        observer: &dyn Observer,
+    ) -> Result<LayerImport> {
         let diff_id = layer.info.diff_id;
         if lock.is_none() {
             // Only now it is known which layer this is; somebody else may have imported it meanwhile.
-            lock = Some(self.lock_layer(&diff_id, options.patience, observer)?);
+            lock = Some(self.lock_layer(&diff_id, patience, observer)?);
         }
         let known = self.with_index(|index| index.layer(&diff_id))?.is_some();
         let mut outcome = Outcome::default();
@@ -146,7 +169,7 @@ impl Store {
         }
         drop(lock);
         let (blob, LayerInfo { tar_size, entries, .. }) = (Some(blob.digest), info);
-        Ok((LayerImport { diff_id, blob, tar_size, entries, known }, stats))
+        Ok(LayerImport { diff_id, blob, tar_size, entries, known })
     }
 
     /// What an import says of a layer that the store has.

@@ -1,14 +1,21 @@
 //! Layers: a tar comes in, its record and chunks stay, the same tar goes out.
 
 mod assemble;
+mod changes;
+mod compare;
 mod content;
+mod create;
 mod export;
+mod holes;
 mod import;
 mod options;
 mod read;
 mod record;
 mod root;
+mod source;
 
+pub use changes::{Changes, CreateOptions};
+pub(crate) use compare::SourceTree;
 pub use content::FileReader;
 pub(crate) use content::place;
 pub use export::LayerExport;
@@ -18,3 +25,4 @@ pub use options::ImportOptions;
 pub use read::{Entries, Layer, LayerEntry};
 pub(crate) use root::Content;
 pub use root::Root;
+pub(crate) use source::{DiskFile, Source};

@@ -1,10 +1,13 @@
 //! Directories into layers.
 
 use super::Snapshotter;
+use super::commit::{UpperDir, directory_to_layer, upper_to_layer};
 use super::lifecycle::CommitOptions;
+use super::merge::Marks;
 use super::model::{Form, SnapshotKind};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::layer::CreateOptions;
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow};
 use crate::sys::lock::Lock;
@@ -67,8 +70,16 @@ impl Snapshotter {
         observer: &dyn Observer,
     ) -> Result<(Digest, bool)> {
         let below = self.absorbed_chain(parent, observer)?;
-        let dir = self.fs_path(row.n);
-        let _ = (below, dir, options.epoch, Form::from_u8(row.form)?);
-        Err(Error::new(crate::ErrorKind::Unsupported, "making layers of directories is not here yet"))
+        let (dir, create) = (self.fs_path(row.n), CreateOptions::default().epoch(options.epoch));
+        let upper = |marks| {
+            let upper = UpperDir { path: &dir, marks };
+            upper_to_layer(&self.store, &below, &[], upper, &create, observer)
+        };
+        let (layer, _) = match Form::from_u8(row.form)? {
+            Form::Upper => upper(Marks::Trusted),
+            Form::UserUpper => upper(Marks::User),
+            Form::Whole => directory_to_layer(&self.store, &below, &dir, &create, observer),
+        }?;
+        Ok((layer.diff_id, !layer.known))
     }
 }

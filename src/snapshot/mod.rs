@@ -25,9 +25,11 @@
 mod absorb;
 mod chain;
 mod cleanup;
+mod commit;
 mod driver;
 mod filter;
 mod lifecycle;
+mod merge;
 mod model;
 mod mount;
 mod snapshotter;

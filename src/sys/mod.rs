@@ -5,4 +5,5 @@
 pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod publish;
+pub(crate) mod scan;
 pub(crate) mod upper;

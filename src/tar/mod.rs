@@ -29,3 +29,4 @@ mod tests;
 
 pub(crate) use parser::{Parser, Sink};
 pub use writer::Writer;
+pub(crate) use xattr::check as xattr_is_kept;

@@ -82,6 +82,18 @@ impl<W: Write> Writer<W> {
         self.raw(bytes)
     }
 
+    /// The output so far.
+    pub(crate) fn output(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// The caller writes this much of the last entry's content itself, past this writer.
+    pub(crate) fn content_elsewhere(&mut self, len: u64) -> Result<()> {
+        let left = self.owed.checked_sub(len);
+        self.owed = left.ok_or_else(|| Error::invalid("more content than the entry has"))?;
+        Ok(())
+    }
+
     /// Writes the end marker and gives back the output, which is not flushed.
     pub fn finish(mut self) -> Result<W> {
         self.close()?;

@@ -155,7 +155,7 @@ impl<C: Clone + PartialEq> Tree<C> {
     }
 
     /// Whether a tree may hold `name`.
-    fn check_name(&self, name: &[u8]) -> Result<()> {
+    pub(super) fn check_name(&self, name: &[u8]) -> Result<()> {
         check_component(name)?;
         if name.starts_with(WHITEOUT) {
             return Err(Error::invalid("a name reserved for whiteouts"));
@@ -166,7 +166,7 @@ impl<C: Clone + PartialEq> Tree<C> {
         Ok(())
     }
 
-    fn check_path(&self, len: usize) -> Result<()> {
+    pub(super) fn check_path(&self, len: usize) -> Result<()> {
         if len > self.limits.path {
             return Err(Error::limit("a path is too long", self.limits.path, len));
         }

@@ -13,10 +13,10 @@ use super::{Change, NodeId, Tree};
 use crate::format::entry::{Entry, EntryKind, Time};
 
 /// A name of the upper tree, and the lower inode of the same name.
-struct Pair {
-    path: Vec<u8>,
-    upper: NodeId,
-    lower: Option<NodeId>,
+pub(crate) struct Pair {
+    pub(crate) path: Vec<u8>,
+    pub(crate) upper: NodeId,
+    pub(crate) lower: Option<NodeId>,
 }
 
 /// The layer that turns `lower` into `upper`.
@@ -58,7 +58,7 @@ pub(crate) fn squash<C: Clone + PartialEq>(tree: &Tree<C>) -> Vec<Change<C>> {
 }
 
 /// All names of `upper`, each beside what `lower` has there; no symlink is followed.
-fn pairs<C: Clone + PartialEq>(lower: &Tree<C>, upper: &Tree<C>) -> Vec<Pair> {
+pub(crate) fn pairs<C: Clone + PartialEq>(lower: &Tree<C>, upper: &Tree<C>) -> Vec<Pair> {
     let mut pairs = Vec::with_capacity(upper.inodes());
     // The lower inodes from the root to the name before.
     let mut above: Vec<Option<NodeId>> = Vec::new();

@@ -11,6 +11,7 @@
 //! | `whiteout.rs` | what a layer hides of the layers below it, done before its entries are added |
 //! | `walk.rs` | listing in sorted order |
 //! | `diff.rs` | the changes that make one tree another |
+//! | `edit.rs` | building a tree name by name |
 //! | `model.rs` | for tests: the same rules without regard to speed |
 //!
 //! # Applying a layer
@@ -32,6 +33,7 @@
 
 mod apply;
 mod diff;
+mod edit;
 #[cfg(test)]
 mod model;
 mod node;
@@ -43,10 +45,9 @@ mod whiteout;
 
 use std::collections::BTreeMap;
 
-#[cfg(test)]
-pub(crate) use diff::diff;
-pub(crate) use diff::squash;
-pub(crate) use node::{Node, NodeKind};
+pub(crate) use diff::{Pair, diff, pairs, squash};
+pub(crate) use edit::Spot;
+pub(crate) use node::{Attributes, Node, NodeKind};
 
 use crate::error::{Error, Result};
 use crate::format::entry::Entry;

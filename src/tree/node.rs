@@ -50,7 +50,7 @@ impl<C: Clone + PartialEq> Node<C> {
     }
 
     /// The inode `entry` describes, without names yet. `entry` is no hard link.
-    pub(super) fn new(entry: Entry, content: Option<C>) -> Result<Self> {
+    pub(crate) fn new(entry: Entry, content: Option<C>) -> Result<Self> {
         let Entry { path: _, kind, mode, uid, gid, mtime, xattrs } = entry;
         let mut attributes = Attributes { mode, uid, gid, mtime, xattrs: xattrs.into_boxed_slice() };
         let kind = match kind {

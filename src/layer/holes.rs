@@ -1,0 +1,100 @@
+//! Which parts of a file are holes in a layer made here.
+//!
+//! Where a file system keeps holes depends on how the file was written and copied. For a layer that must not matter:
+//! the same bytes always give the same entry. So holes are found in the content: runs of zeros of whole 4 KiB blocks,
+//! at least [`HOLE`] bytes long. Less is not worth a sparse entry: zeros make equal chunks, which are stored once.
+
+use super::source::SourceReader;
+use crate::error::Result;
+use crate::format::entry::DataRange;
+
+/// Bytes of the shortest hole.
+pub(super) const HOLE: u64 = 256 << 10;
+const BLOCK: u64 = 4096;
+
+/// The data of a file of `size` bytes between its holes; `None` if it has none. Any hole covers a block at a multiple
+/// of its least length, so only those are read, and what is around the ones that are zero.
+pub(super) fn data_ranges(reader: &SourceReader<'_>, size: u64, ranges_max: usize) -> Result<Option<Vec<DataRange>>> {
+    let mut hole = HOLE;
+    loop {
+        let ranges = ranges_between(reader, size, hole)?;
+        match ranges {
+            Some(ranges) if ranges.len() > ranges_max => hole *= 2,
+            ranges => return Ok(ranges),
+        }
+    }
+}
+
+fn ranges_between(reader: &SourceReader<'_>, size: u64, least: u64) -> Result<Option<Vec<DataRange>>> {
+    if size < least {
+        return Ok(None);
+    }
+    let mut buffer = vec![0; HOLE as usize];
+    let (mut ranges, mut data, mut probe) = (Vec::new(), 0, 0);
+    let mut found = false;
+    while probe < size {
+        if !is_zero(reader, &mut buffer, probe, BLOCK.min(size - probe))? {
+            probe += least;
+            continue;
+        }
+        let start = first_zero(reader, &mut buffer, data, probe)?;
+        let end = first_data(reader, &mut buffer, probe, size)?;
+        if end - start >= least {
+            found = true;
+            if start > data {
+                ranges.push(DataRange { offset: data, len: start - data });
+            }
+            data = end;
+        }
+        probe = (end + 1).next_multiple_of(least).max(probe + least);
+    }
+    if data < size {
+        ranges.push(DataRange { offset: data, len: size - data });
+    }
+    Ok(found.then_some(ranges))
+}
+
+fn is_zero(reader: &SourceReader<'_>, buffer: &mut [u8], offset: u64, len: u64) -> Result<bool> {
+    let buffer = &mut buffer[..len as usize];
+    reader.read(buffer, offset)?;
+    Ok(zeros(buffer))
+}
+
+fn zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&b| b == 0)
+}
+
+/// Where the zeros before `probe`, a block of zeros, begin; `data` at the earliest, which follows a hole or begins
+/// the file.
+fn first_zero(reader: &SourceReader<'_>, buffer: &mut [u8], data: u64, probe: u64) -> Result<u64> {
+    let mut at = probe;
+    while at > data {
+        let len = (at - data).min(buffer.len() as u64);
+        let part = &mut buffer[..len as usize];
+        reader.read(part, at - len)?;
+        let zero = part.rchunks(BLOCK as usize).take_while(|block| zeros(block)).count() as u64 * BLOCK;
+        if zero < len {
+            return Ok(at - zero);
+        }
+        at -= len;
+    }
+    Ok(data)
+}
+
+/// Where the zeros from `probe` on end.
+fn first_data(reader: &SourceReader<'_>, buffer: &mut [u8], probe: u64, size: u64) -> Result<u64> {
+    let mut at = probe;
+    while at < size {
+        at = reader.data_from(at, size) / BLOCK * BLOCK;
+        let len = (size - at).min(buffer.len() as u64);
+        let part = &mut buffer[..len as usize];
+        reader.read(part, at)?;
+        let blocks = part.chunks(BLOCK as usize).take_while(|block| zeros(block));
+        let zero: u64 = blocks.map(|block| block.len() as u64).sum();
+        at += zero;
+        if zero < len {
+            return Ok(at);
+        }
+    }
+    Ok(size)
+}

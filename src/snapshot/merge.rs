@@ -1,0 +1,265 @@
+//! The tree that an overlay shows: what is in its upper directory over a tree.
+//!
+//! The kernel's rules (Documentation/filesystems/overlayfs.rst, fs/overlayfs/namei.c):
+//! - a character device 0:0 hides the name below; so does an empty file with the attribute `whiteout` in a directory
+//!   whose `opaque` is `x`;
+//! - a directory with `opaque` `y` hides what is below it, another one merges with the directory below of the same name,
+//!   or of the one its `redirect` names: a name is one beside it, a path is from the root;
+//! - a file with `metacopy` has the content of the one below it, by `redirect` likewise;
+//! - everything else hides the name below.
+//!
+//! A tree is built from nothing, directory by directory, so it does not matter in which order names hide and move.
+
+use super::commit::Skipped;
+use crate::error::{Error, Result};
+use crate::format::entry::{DataRange, Entry, EntryKind, Time, Xattr};
+use crate::layer::{DiskFile, Source, SourceTree};
+use crate::sys::scan::Scan;
+use crate::sys::scan::{Found, FoundKind, RawXattr, ScannedDir, join};
+use crate::tar::xattr_is_kept;
+use crate::tree::{Node, NodeId, NodeKind, Spot, Tree};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Which attributes are overlay's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// `trusted.overlay.*`
+    Trusted,
+    /// `user.overlay.*`, of mounts with `userxattr`.
+    User,
+    /// None: the directory is no overlay's and holds all there is.
+    None,
+}
+
+impl Marks {
+    fn prefix(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Trusted => Some(b"trusted.overlay."),
+            Self::User => Some(b"user.overlay."),
+            Self::None => None,
+        }
+    }
+
+    fn get<'x>(self, xattrs: &'x [RawXattr], name: &[u8]) -> Option<&'x [u8]> {
+        let prefix = self.prefix()?;
+        let mark = xattrs.iter().find(|(n, _)| n.strip_prefix(prefix) == Some(name))?;
+        Some(&mark.1)
+    }
+}
+
+/// Puts what a scan found over `lower`. With no marks `lower` is empty: what is found is all.
+pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, skipped: &mut Vec<Skipped>) -> Result<SourceTree> {
+    let Scan { dir, root, dirs } = scan;
+    let mut merge = Merge {
+        lower,
+        tree: Tree::new(),
+        dir,
+        dirs: dirs.into_iter().map(Some).collect(),
+        marks,
+        moved: HashMap::new(),
+        linked: HashMap::new(),
+        skipped,
+    };
+    let opaque = marks.get(&root.xattrs, b"opaque").map(<[u8]>::to_vec);
+    let entry = merge.entry(&root, b"", EntryKind::Directory);
+    let node = Node::<Source>::new(entry, None)?;
+    *merge.tree.attributes_mut(SourceTree::ROOT) = node.attributes;
+    let below = (opaque.as_deref() != Some(b"y")).then_some(SourceTree::ROOT);
+    let spot = merge.tree.root_spot();
+    let first = Pending { spot, path: vec![], below, above: Some((0, opaque.as_deref() == Some(b"x"))) };
+    let mut pending = vec![first];
+    while let Some(next) = pending.pop() {
+        merge.directory(next, &mut pending)?;
+    }
+    Ok(merge.tree)
+}
+
+struct Merge<'a> {
+    lower: &'a SourceTree,
+    tree: SourceTree,
+    dir: Arc<ScannedDir>,
+    /// The names found, taken when their directory's turn comes.
+    dirs: Vec<Option<Vec<Found>>>,
+    marks: Marks,
+    /// By inode of `lower`, no directories, the one it is in the new tree.
+    moved: HashMap<NodeId, NodeId>,
+    /// Likewise by device and inode number, of files with several names.
+    linked: HashMap<(u64, u64), NodeId>,
+    skipped: &'a mut Vec<Skipped>,
+}
+
+/// A directory of the new tree that is still empty.
+struct Pending {
+    spot: Spot,
+    path: Vec<u8>,
+    /// The directory of `lower` whose names show through.
+    below: Option<NodeId>,
+    /// The number of the directory that was found, and whether attributes may make whiteouts in it.
+    above: Option<(usize, bool)>,
+}
+
+impl Merge<'_> {
+    fn directory(&mut self, at: Pending, pending: &mut Vec<Pending>) -> Result<()> {
+        let lower = self.lower;
+        let found = at.above.and_then(|(number, _)| self.dirs.get_mut(number)?.take()).unwrap_or_default();
+        let below = at.below.and_then(|id| lower.children(id));
+        for (name, &id) in below.into_iter().flatten() {
+            if found.binary_search_by(|f| f.name.cmp(name)).is_err() {
+                self.show_through(&at, name, id, pending)?;
+            }
+        }
+        for found in found {
+            let path = join(&at.path, &found.name);
+            self.put(&at, found, path.clone(), pending).map_err(|e| e.subject(self.dir.named(&path).display()))?;
+        }
+        Ok(())
+    }
+
+    /// A name of `lower` that nothing hides.
+    fn show_through(&mut self, at: &Pending, name: &[u8], id: NodeId, pending: &mut Vec<Pending>) -> Result<()> {
+        let node = self.lower.node(id);
+        if self.lower.children(id).is_some() {
+            let spot = self.tree.add_node(at.spot, name, node.alone())?;
+            pending.push(Pending { spot, path: join(&at.path, name), below: Some(id), above: None });
+            return Ok(());
+        }
+        match self.moved.get(&id) {
+            Some(&there) => self.tree.add_link(at.spot, name, there),
+            None => {
+                let spot = self.tree.add_node(at.spot, name, node.alone())?;
+                if node.links > 1 {
+                    self.moved.insert(id, spot.id);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A name that was found.
+    fn put(&mut self, at: &Pending, mut found: Found, path: Vec<u8>, pending: &mut Vec<Pending>) -> Result<()> {
+        if self.is_whiteout(&found, at.above.is_some_and(|(_, attributes)| attributes)) {
+            return Ok(());
+        }
+        let kind = match std::mem::replace(&mut found.kind, FoundKind::Fifo) {
+            FoundKind::Directory(number) => return self.put_directory(at, &found, path, number, pending),
+            FoundKind::Socket => {
+                self.skip(&path, "a socket, which no layer holds: only a running process can make one");
+                return Ok(());
+            }
+            other => other,
+        };
+        let shared = (found.links > 1).then(|| self.linked.get(&found.id)).flatten();
+        if let Some(&there) = shared {
+            return self.tree.add_link(at.spot, &found.name, there);
+        }
+        let (kind, content) = match kind {
+            FoundKind::File(size, bytes) => self.file(at, &found, &path, size, bytes)?,
+            FoundKind::Symlink(target) => (EntryKind::Symlink { target }, None),
+            FoundKind::CharDevice(0, 0) => return Err(Error::invalid("a device 0:0, which hides a file in overlays")),
+            FoundKind::CharDevice(major, minor) => (EntryKind::CharDevice { major, minor }, None),
+            FoundKind::BlockDevice(major, minor) => (EntryKind::BlockDevice { major, minor }, None),
+            _ => (EntryKind::Fifo, None),
+        };
+        let entry = self.entry(&found, &path, kind);
+        let spot = self.tree.add_node(at.spot, &found.name, Node::new(entry, content)?)?;
+        if found.links > 1 {
+            self.linked.insert(found.id, spot.id);
+        }
+        Ok(())
+    }
+
+    fn is_whiteout(&self, found: &Found, by_attribute: bool) -> bool {
+        match found.kind {
+            FoundKind::CharDevice(0, 0) => self.marks != Marks::None,
+            FoundKind::File(0, _) if by_attribute => self.marks.get(&found.xattrs, b"whiteout").is_some(),
+            _ => false,
+        }
+    }
+
+    fn put_directory(
+        &mut self,
+        at: &Pending,
+        found: &Found,
+        path: Vec<u8>,
+        number: usize,
+        pending: &mut Vec<Pending>,
+    ) -> Result<()> {
+        let opaque = self.marks.get(&found.xattrs, b"opaque");
+        let below = if opaque == Some(b"y") { None } else { self.below(at, found)? };
+        let below = below.filter(|&id| self.lower.children(id).is_some());
+        let by_attribute = opaque == Some(b"x");
+        let entry = self.entry(found, &path, EntryKind::Directory);
+        let spot = self.tree.add_node(at.spot, &found.name, Node::new(entry, None)?)?;
+        pending.push(Pending { spot, path, below, above: Some((number, by_attribute)) });
+        Ok(())
+    }
+
+    /// What is below a name that was found, by its redirect if it has one.
+    fn below(&self, at: &Pending, found: &Found) -> Result<Option<NodeId>> {
+        let child = |dir: NodeId, name: &[u8]| self.lower.children(dir)?.get(name).copied();
+        match self.marks.get(&found.xattrs, b"redirect") {
+            None => Ok(at.below.and_then(|dir| child(dir, &found.name))),
+            Some(redirect) => match redirect.strip_prefix(b"/") {
+                Some(path) => {
+                    let mut names = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
+                    Ok(names.try_fold(SourceTree::ROOT, child))
+                }
+                None if redirect.is_empty() || redirect.contains(&b'/') => {
+                    Err(Error::invalid("a redirect of overlay's that is neither a name nor a path from the root"))
+                }
+                None => Ok(at.below.and_then(|dir| child(dir, redirect))),
+            },
+        }
+    }
+
+    fn file(
+        &self,
+        at: &Pending,
+        found: &Found,
+        path: &[u8],
+        size: u64,
+        bytes: Option<Box<[u8]>>,
+    ) -> Result<(EntryKind, Option<Source>)> {
+        if self.marks.get(&found.xattrs, b"metacopy").is_some() {
+            let below = self.below(at, found)?.map(|id| &self.lower.node(id).kind);
+            return match below {
+                Some(NodeKind::File { size: there, sparse, content }) if *there == size => {
+                    let sparse: Option<Vec<DataRange>> = sparse.as_ref().map(|s| s.to_vec());
+                    Ok((EntryKind::File { size, sparse }, Some(content.clone())))
+                }
+                _ => Err(Error::invalid("attributes without content: the file they belong to is not below")),
+            };
+        }
+        let source = match size {
+            0 => Source::Stored(Arc::new([])),
+            _ => Source::Disk(Arc::new(DiskFile { dir: self.dir.clone(), path: path.to_vec(), size, bytes })),
+        };
+        Ok((EntryKind::File { size, sparse: None }, Some(source)))
+    }
+
+    /// The entry without its place; attributes that are no layer's are left out.
+    fn entry(&mut self, found: &Found, path: &[u8], kind: EntryKind) -> Entry {
+        let mut xattrs = Vec::new();
+        for (name, value) in &found.xattrs {
+            if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+                let foreign = self.marks.prefix().is_none_or(|prefix| !name.starts_with(prefix));
+                if foreign {
+                    self.skip(path, format!("attribute {}, which is overlay's", name.escape_ascii()));
+                }
+                continue;
+            }
+            match xattr_is_kept(name, value) {
+                Ok(true) => xattrs.push(Xattr { name: name.clone(), value: value.clone() }),
+                Ok(false) => self.skip(path, format!("attribute {}, which Linux does not have", name.escape_ascii())),
+                Err(e) => self.skip(path, e.to_string()),
+            }
+        }
+        let &Found { mode, uid, gid, mtime: (secs, nanos), .. } = found;
+        Entry { path: Vec::new(), kind, mode, uid, gid, mtime: Time { secs, nanos }, xattrs }
+    }
+
+    fn skip(&mut self, path: &[u8], reason: impl Into<String>) {
+        self.skipped.push(Skipped { path: path.to_vec(), reason: reason.into() });
+    }
+}

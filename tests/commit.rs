@@ -1,0 +1,279 @@
+//! Changes become layers: what an overlay shows is what its layer gives, and a whole copy of it gives the same layer.
+//!
+//! Needs root; every test runs in a mount namespace of its own.
+
+mod support;
+
+use layerstore::{
+    CommitOptions, Digest, DriverKind, ImportOptions, Labels, Mount, Snapshotter, SnapshotterOptions, Store,
+};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use support::listing::{differences, list};
+use support::{disk_dir, export, namespaced, noise, words};
+
+/// All that a kernel can be told to note instead of copying.
+const NOTES: &[&str] = &["redirect_dir=on", "metacopy=on"];
+
+struct Place {
+    dir: tempfile::TempDir,
+    store: Arc<Store>,
+    snapshots: Snapshotter,
+    copies: Snapshotter,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = disk_dir();
+        let store = Arc::new(Store::open(dir.path().join("store")).expect("a store"));
+        let open = |driver, namespace| {
+            let options = SnapshotterOptions::default().driver(driver).namespace(namespace);
+            Snapshotter::open(store.clone(), &options).expect("the driver works here")
+        };
+        let (snapshots, copies) = (open(DriverKind::Erofs, "mounts"), open(DriverKind::Copy, "copies"));
+        Self { dir, store, snapshots, copies }
+    }
+
+    /// Mounts, runs `work` inside, unmounts.
+    fn inside<T>(&self, mounts: &[Mount], work: impl FnOnce(&Path) -> T) -> T {
+        let target = tempfile::tempdir_in(self.dir.path()).expect("a directory");
+        layerstore::mount_all(mounts, target.path()).expect("mounts");
+        let out = work(target.path());
+        layerstore::unmount(target.path()).expect("unmounts");
+        out
+    }
+
+    /// Writes a snapshot `name` in an overlay with these options and commits it. Checks that its layer gives what the
+    /// overlay showed, and that a copy of that gives the same layer. Returns the layer.
+    fn step(&self, name: &str, parent: Option<&str>, options: &[&str], work: impl FnOnce(&Path)) -> Digest {
+        let key = format!("{name}-active");
+        let mut mounts = self.snapshots.prepare(&key, parent, &Labels::new(), &()).expect("prepares");
+        if mounts[0].kind == "overlay" {
+            mounts[0].options.extend(options.iter().map(|&option| option.to_owned()));
+        }
+        let copy = self.dir.path().join(format!("{name}-copy"));
+        fs::create_dir(&copy).expect("made");
+        let seen = self.inside(&mounts, |root| {
+            work(root);
+            copy_all(root, &copy);
+            list(root)
+        });
+        let layer = self.snapshots.commit(name, &key, &CommitOptions::default(), &()).expect("commits");
+        let layer = layer.expect("a layer");
+        let mounts = self.snapshots.view(&format!("{name}-view"), Some(name), &Labels::new(), &()).expect("views");
+        let there = self.inside(&mounts, list);
+        assert_eq!(differences(&seen, &there), [""; 0], "{name}: the layer and the overlay");
+        assert_eq!(self.copied(name, parent, &layer, &copy), layer, "{name}: from a copy");
+        self.elsewhere(name, &there);
+        layer
+    }
+
+    /// The layer that a copy of the whole root gives.
+    fn copied(&self, name: &str, parent: Option<&str>, layer: &Digest, copy: &Path) -> Digest {
+        let key = format!("{name}-active");
+        let mounts = self.copies.prepare(&key, parent, &Labels::new(), &()).expect("prepares");
+        let root = Path::new(&mounts[0].source);
+        for found in fs::read_dir(root).expect("read") {
+            let path = found.expect("found").path();
+            if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+                .expect("removed");
+        }
+        copy_all(copy, root);
+        let made = self.copies.commit(&format!("{name}-copied"), &key, &CommitOptions::default(), &());
+        self.copies.commit_layer(name, parent, layer, &Labels::new()).expect("commits");
+        made.expect("commits").expect("a layer")
+    }
+
+    /// The chain, exported and imported into another store, is the same there.
+    fn elsewhere(&self, name: &str, there: &support::listing::Listing) {
+        let other = Store::open(self.dir.path().join(format!("{name}-store"))).expect("a store");
+        let layers = self.snapshots.layers(name, &()).expect("layers");
+        for layer in &layers {
+            let tar = export(&self.store, layer);
+            let (import, _) = other.import_layer(&tar[..], &ImportOptions::default(), &()).expect("imports");
+            assert_eq!(import.diff_id, *layer);
+        }
+        let options = SnapshotterOptions::default().driver(DriverKind::Erofs);
+        let snapshots = Snapshotter::open(Arc::new(other), &options).expect("opens");
+        let mut parent = None;
+        for (n, layer) in layers.iter().enumerate() {
+            let name = n.to_string();
+            snapshots.commit_layer(&name, parent.as_deref(), layer, &Labels::new()).expect("commits");
+            parent = Some(name);
+        }
+        let mounts = snapshots.view("view", parent.as_deref(), &Labels::new(), &()).expect("views");
+        assert_eq!(differences(there, &self.inside(&mounts, list)), [""; 0], "{name}: elsewhere");
+        snapshots.remove("view").expect("removes");
+        // Nothing below is to stay mounted.
+        let _ = Command::new("sh")
+            .arg("-c")
+            .arg(format!("umount {}/{name}-store/mounts/*", self.dir.path().display()))
+            .status();
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let from = from.join(".");
+    let status = Command::new("cp").args(["-a", "--"]).arg(from).arg(to).status().expect("cp runs");
+    assert!(status.success());
+}
+
+fn xattr(path: impl AsRef<Path>, name: &str, value: &[u8]) {
+    setxattr(path.as_ref(), name, value, XattrFlags::empty()).expect("an attribute");
+}
+
+fn mode(path: impl AsRef<Path>, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+}
+
+fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    fs::write(path, bytes).expect("written");
+}
+
+/// Something of everything.
+fn base(root: &Path) {
+    for dir in ["etc/conf.d", "usr/lib/deep/er", "var/log", "opt/app/data", "srv"] {
+        fs::create_dir_all(root.join(dir)).expect("made");
+    }
+    write(root.join("etc/passwd"), "root:x:0:0\n");
+    write(root.join("etc/conf.d/a"), "a");
+    write(root.join("etc/conf.d/b"), "b");
+    write(root.join("usr/lib/large"), noise(1, 900_000));
+    write(root.join("usr/lib/deep/er/text"), words(2, 100_000));
+    write(root.join("opt/app/data/one"), words(3, 3_000));
+    write(root.join("opt/app/tool"), noise(4, 70_000));
+    mode(root.join("opt/app/tool"), 0o4755);
+    fs::hard_link(root.join("usr/lib/large"), root.join("srv/large")).expect("linked");
+    fs::hard_link(root.join("etc/conf.d/a"), root.join("etc/a")).expect("linked");
+    symlink("usr/lib", root.join("lib")).expect("linked");
+    symlink("passwd", root.join("etc/link")).expect("linked");
+    chown(root.join("var/log"), Some(7), Some(8)).expect("owned");
+    xattr(root.join("opt/app/tool"), "user.note", b"n");
+    xattr(root.join("opt"), "trusted.note", b"t");
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    xattr(root.join("opt/app/tool"), "security.capability", &capability);
+    mknodat(CWD, root.join("srv/fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("made");
+    let null = rustix::fs::makedev(1, 3);
+    mknodat(CWD, root.join("srv/null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), null).expect("made");
+}
+
+#[test]
+fn an_overlay_becomes_a_layer() {
+    if !namespaced("an_overlay_becomes_a_layer") {
+        return;
+    }
+    let place = Place::new();
+    place.step("base", None, &[], base);
+    // Once with copies and once with notes: the same changes are the same layer.
+    let mut layers = Vec::new();
+    for (name, options) in [("plain", &[][..]), ("notes", NOTES)] {
+        layers.push(place.step(name, Some("base"), options, |root| {
+            changes(root);
+            settle_times(root);
+        }));
+    }
+    assert_eq!(layers[0], layers[1]);
+    place.step("top", Some("notes"), NOTES, |root| {
+        fs::rename(root.join("opt/moved"), root.join("opt/again")).expect("renamed");
+        mode(root.join("opt/again/tool"), 0o700);
+        fs::remove_dir_all(root.join("srv")).expect("removed");
+        write(root.join("srv"), "now a file");
+    });
+}
+
+/// Times of what this test writes are the same every time.
+fn settle_times(root: &Path) {
+    let mut paths: Vec<_> = list(root).into_iter().collect();
+    paths.reverse();
+    let old = rustix::fs::Timespec { tv_sec: 1_700_000_000, tv_nsec: 0 };
+    let times = rustix::fs::Timestamps { last_access: old, last_modification: old };
+    for (name, _) in paths.iter().filter(|(_, line)| line.mtime.0 > 1_750_000_000) {
+        let path = root.join(std::str::from_utf8(name).expect("text"));
+        rustix::fs::utimensat(CWD, path, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).expect("set");
+    }
+}
+
+fn changes(root: &Path) {
+    // Renamed directories, within one and across.
+    if fs::rename(root.join("opt/app"), root.join("opt/moved")).is_err() {
+        shell(root, "mv opt/app opt/moved");
+    }
+    shell(root, "mv usr/lib/deep/er var/er");
+    write(root.join("var/er/new"), "new");
+    // Attributes only, of a large file too.
+    mode(root.join("usr/lib/large"), 0o600);
+    mode(root.join("opt/moved/data/one"), 0o640);
+    // Deleted and made again: opaque.
+    fs::remove_dir_all(root.join("etc/conf.d")).expect("removed");
+    fs::create_dir(root.join("etc/conf.d")).expect("made");
+    write(root.join("etc/conf.d/c"), "c");
+    // A directory becomes a file and a file a directory.
+    fs::remove_dir_all(root.join("var/log")).expect("removed");
+    write(root.join("var/log"), "log");
+    fs::remove_file(root.join("etc/passwd")).expect("removed");
+    fs::create_dir(root.join("etc/passwd")).expect("made");
+    write(root.join("etc/passwd/x"), "x");
+    // New hard links, to new files and to old ones.
+    write(root.join("etc/n1"), "n");
+    fs::hard_link(root.join("etc/n1"), root.join("n2")).expect("linked");
+    fs::hard_link(root.join("opt/moved/tool"), root.join("tool")).expect("linked");
+    // In place, and through a symlink.
+    File::options()
+        .write(true)
+        .open(root.join("srv/large"))
+        .expect("opened")
+        .write_all_at(b"x", 400_000)
+        .expect("written");
+    write(root.join("lib/through"), "t");
+    fs::remove_file(root.join("etc/link")).expect("removed");
+    xattr(root.join("srv"), "user.dir", b"d");
+    let null = rustix::fs::makedev(1, 5);
+    mknodat(CWD, root.join("zero"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), null).expect("made");
+    let sparse = File::create(root.join("sparse")).expect("made");
+    sparse.write_all_at(b"end", 3 << 20).expect("written");
+    sparse.write_all_at(b"middle", 1 << 20).expect("written");
+    sparse.set_len(5 << 20).expect("grown");
+}
+
+fn shell(root: &Path, command: &str) {
+    let status = Command::new("sh").args(["-ec", command]).current_dir(root).status().expect("sh runs");
+    assert!(status.success(), "{command}");
+}
+
+/// What was opened for writing, touched back or copied up is no change.
+#[test]
+fn what_is_the_same_is_no_change() {
+    if !namespaced("what_is_the_same_is_no_change") {
+        return;
+    }
+    let place = Place::new();
+    place.step("base", None, &[], base);
+    let layer = place.step("same", Some("base"), &[], |root| {
+        let before = list(root);
+        let file = |name: &str| File::options().read(true).write(true).open(root.join(name)).expect("opened");
+        for name in ["usr/lib/deep/er/text", "opt/app/data/one", "opt/app/tool"] {
+            let time = fs::metadata(root.join(name)).expect("stat").modified().expect("a time");
+            let (file, mut byte) = (file(name), [0]);
+            file.read_exact_at(&mut byte, 5).expect("read");
+            file.write_all_at(&byte, 5).expect("written");
+            file.set_modified(time).expect("set");
+        }
+        mode(root.join("opt/app/tool"), 0o4755);
+        let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        xattr(root.join("opt/app/tool"), "security.capability", &capability);
+        let differ = differences(&before, &list(root));
+        assert_eq!(differ, [""; 0]);
+        // One byte, and the time put back.
+        let changed = file("usr/lib/deep/er/text");
+        let time = changed.metadata().expect("stat").modified().expect("a time");
+        changed.write_all_at(b"#", 70_000).expect("written");
+        changed.set_modified(time).expect("set");
+    });
+    let layer = place.store.layer(&layer).expect("there");
+    let paths: Vec<_> = layer.entries().expect("reads").map(|e| e.expect("an entry").entry.path).collect();
+    assert_eq!(paths, [b"usr/lib/deep/er/text"]);
+}
