@@ -10,7 +10,7 @@ mod record;
 mod root;
 
 pub use content::FileReader;
-pub(crate) use content::place;
+pub(crate) use content::{Piece, place};
 pub use export::LayerExport;
 pub use import::{ImportStats, LayerImport};
 pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};

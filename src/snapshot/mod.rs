@@ -15,6 +15,7 @@
 //! | `filter.rs` | choosing snapshots in containerd's filter language |
 //! | `cleanup.rs` | directories of removed snapshots |
 //! | `driver/` | layers as directories |
+//! | `extract/` | trees and layers written into directories |
 //! | `mount.rs` | mounts as values |
 //!
 //! # From prepare to commit
@@ -26,6 +27,7 @@ mod absorb;
 mod chain;
 mod cleanup;
 mod driver;
+pub(crate) mod extract;
 mod filter;
 mod lifecycle;
 mod model;
@@ -33,6 +35,7 @@ mod mount;
 mod snapshotter;
 
 pub use driver::DriverKind;
+pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};

@@ -2,7 +2,9 @@
 //!
 //! Not here: reading, which any floor may do, and the database, which SQLite does itself.
 
+pub(crate) mod dirs;
 pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod publish;
+pub(crate) mod raw;
 pub(crate) mod upper;
