@@ -95,8 +95,8 @@ pub use layer::{
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    CommitOptions, DriverKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter,
-    SnapshotterOptions, mount_all, unmount,
+    CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, SnapshotFilter,
+    SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};
 pub use tar::Writer as TarWriter;

@@ -30,6 +30,11 @@ pub enum Event {
         /// It was in the store before, so nothing was read.
         known: bool,
     },
+    /// More bytes of files were written to a directory.
+    Extracted {
+        /// Bytes since the previous event.
+        bytes: u64,
+    },
     /// More raw bytes were written to an export.
     Exported {
         /// Bytes since the previous event.

@@ -103,26 +103,40 @@ impl Decoder {
     }
 
     /// The raw bytes of a chunk; anything but exactly `raw_len` of them is corruption.
-    pub(crate) fn decode(&mut self, codec: Codec, stored: Vec<u8>, raw_len: u32) -> Result<Vec<u8>> {
+    pub(crate) fn decode(&mut self, codec: Codec, mut stored: Vec<u8>, raw_len: u32) -> Result<Vec<u8>> {
+        let mut raw = Vec::new();
+        self.decode_into(codec, &mut stored, raw_len, &mut raw)?;
+        Ok(raw)
+    }
+
+    /// [`decode`](Self::decode) into `raw`, whose memory is used again. What is in `stored` afterwards means nothing.
+    pub(crate) fn decode_into(
+        &mut self,
+        codec: Codec,
+        stored: &mut Vec<u8>,
+        raw_len: u32,
+        raw: &mut Vec<u8>,
+    ) -> Result<()> {
         if raw_len > CHUNK_RAW_MAX {
             return Err(Error::corrupt("chunk is longer than any chunk may be").actual(raw_len));
         }
         let raw_len = raw_len as usize;
-        let raw = match codec {
-            Codec::Raw => stored,
+        match codec {
+            Codec::Raw => std::mem::swap(raw, stored),
             Codec::Zstd => {
-                let raw = self.zstd.decompress(&stored, raw_len);
-                raw.map_err(|e| Error::corrupt("chunk is not a sound zstd frame").source(e))?
+                raw.clear();
+                raw.reserve(raw_len);
+                let done = self.zstd.decompress_to_buffer(stored, raw);
+                done.map_err(|e| Error::corrupt("chunk is not a sound zstd frame").source(e))?;
             }
             Codec::Lz4 => {
-                let mut raw = vec![0; raw_len];
-                let len = lz4_flex::block::decompress_into(&stored, &mut raw);
+                raw.resize(raw_len, 0);
+                let len = lz4_flex::block::decompress_into(stored, raw);
                 raw.truncate(len.map_err(|e| Error::corrupt("chunk is not a sound LZ4 block").source(e))?);
-                raw
             }
-        };
+        }
         if raw.len() == raw_len {
-            Ok(raw)
+            Ok(())
         } else {
             Err(Error::corrupt("chunk has another length").expected(raw_len).actual(raw.len()))
         }

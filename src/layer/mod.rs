@@ -17,7 +17,7 @@ mod source;
 pub use changes::{Changes, CreateOptions};
 pub(crate) use compare::SourceTree;
 pub use content::FileReader;
-pub(crate) use content::place;
+pub(crate) use content::{Piece, place};
 pub use export::LayerExport;
 pub use import::{ImportStats, LayerImport};
 pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};

@@ -1,13 +1,13 @@
 //! The root file system that layers give together, to look into without mounting anything.
 
 use super::content::FileReader;
-use super::read::LayerEntry;
+use super::read::{Layer, LayerEntry};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::entry::EntryKind;
 use crate::format::item::Extent;
 use crate::store::Store;
-use crate::tree::{NodeKind, Tree, squash};
+use crate::tree::{Change, NodeKind, Tree, squash};
 use std::sync::Arc;
 
 /// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
@@ -33,14 +33,22 @@ impl Store {
     pub(crate) fn tree(&self, layers: &[Digest]) -> Result<Tree<Content>> {
         let mut tree = Tree::new();
         for diff_id in layers {
-            let changes = self.layer(diff_id)?.entries()?.map(|entry| {
-                let LayerEntry { entry, extents } = entry?;
-                let content = matches!(entry.kind, EntryKind::File { .. }).then(|| extents.into());
-                Ok((entry, content))
-            });
+            let changes = self.layer(diff_id)?.changes()?;
             tree = tree.apply(changes).map_err(|e| e.subject(format!("layer {diff_id}")))?;
         }
         Ok(tree)
+    }
+}
+
+impl Layer<'_> {
+    /// The entries as a tree takes them.
+    pub(crate) fn changes(&self) -> Result<impl Iterator<Item = Result<Change<Content>>> + use<>> {
+        let change = |entry: Result<LayerEntry>| {
+            let LayerEntry { entry, extents } = entry?;
+            let content = matches!(entry.kind, EntryKind::File { .. }).then(|| extents.into());
+            Ok((entry, content))
+        };
+        Ok(self.entries()?.map(change))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::layer::{DiskFile, Source, SourceTree};
 use crate::sys::scan::Scan;
 use crate::sys::scan::{Found, FoundKind, RawXattr, ScannedDir, join};
 use crate::tar::xattr_is_kept;
-use crate::tree::{Node, NodeId, NodeKind, Spot, Tree};
+use crate::tree::{Located, Node, NodeId, NodeKind, Tree};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ struct Merge<'a> {
 
 /// A directory of the new tree that is still empty.
 struct Pending {
-    spot: Spot,
+    spot: Located,
     path: Vec<u8>,
     /// The directory of `lower` whose names show through.
     below: Option<NodeId>,

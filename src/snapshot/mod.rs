@@ -15,6 +15,7 @@
 //! | `filter.rs` | choosing snapshots in containerd's filter language |
 //! | `cleanup.rs` | directories of removed snapshots |
 //! | `driver/` | layers as directories |
+//! | `extract/` | trees and layers written into directories |
 //! | `mount.rs` | mounts as values |
 //!
 //! # From prepare to commit
@@ -27,6 +28,7 @@ mod chain;
 mod cleanup;
 mod commit;
 mod driver;
+pub(crate) mod extract;
 mod filter;
 mod lifecycle;
 mod merge;
@@ -35,6 +37,7 @@ mod mount;
 mod snapshotter;
 
 pub use driver::DriverKind;
+pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};

@@ -75,11 +75,13 @@ pub(crate) struct ChunkReader<'s> {
     store: &'s Store,
     index: Option<Index>,
     decoder: Decoder,
+    /// The stored bytes of the last chunk, for their memory.
+    stored: Vec<u8>,
 }
 
 impl<'s> ChunkReader<'s> {
     pub(crate) fn new(store: &'s Store) -> Result<Self> {
-        Ok(Self { store, index: Some(store.take_index()?), decoder: Decoder::new()? })
+        Ok(Self { store, index: Some(store.take_index()?), decoder: Decoder::new()?, stored: Vec::new() })
     }
 
     /// The chunk's raw bytes.
@@ -90,19 +92,42 @@ impl<'s> ChunkReader<'s> {
         self.read_verified(id).map(Arc::new).map_err(|e| e.subject(format!("chunk {id}")))
     }
 
+    /// Where a chunk lies. Chunks in use stay where they are.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the chunk, if the store does not have it.
+    pub(crate) fn locate(&self, id: &ContentId) -> Result<Location> {
+        let found = self.index().chunk(id)?;
+        found.ok_or_else(|| Error::corrupt("the store does not have this chunk").subject(format!("chunk {id}")))
+    }
+
+    /// As [`read`](Self::read), for a chunk that was located before, into `raw`, whose memory is used again.
+    pub(crate) fn read_into(&mut self, id: &ContentId, location: &Location, raw: &mut Vec<u8>) -> Result<()> {
+        self.read_located(id, location, raw).map_err(|e| e.subject(format!("chunk {id}")))
+    }
+
+    fn index(&self) -> &Index {
+        self.index.as_ref().expect("a reader holds its connection until it is dropped")
+    }
+
     fn read_verified(&mut self, id: &ContentId) -> Result<Vec<u8>> {
-        let index = self.index.as_ref().expect("a reader holds its connection until it is dropped");
-        let location = index.chunk(id)?.ok_or_else(|| Error::corrupt("the store does not have this chunk"))?;
-        let file = self.store.packs.get(self.store, index, &location)?;
-        let mut stored = vec![0; location.stored_len as usize];
-        read_exact(&file, &mut stored, location.address())?;
-        let raw = self.decoder.decode(location.codec, stored, location.raw_len)?;
-        let actual = ContentId::of(&raw);
+        let location = self.index().chunk(id)?;
+        let location = location.ok_or_else(|| Error::corrupt("the store does not have this chunk"))?;
+        let mut raw = Vec::new();
+        self.read_located(id, &location, &mut raw)?;
+        Ok(raw)
+    }
+
+    fn read_located(&mut self, id: &ContentId, location: &Location, raw: &mut Vec<u8>) -> Result<()> {
+        let file = self.store.packs.get(self.store, self.index(), location)?;
+        self.stored.resize(location.stored_len as usize, 0);
+        read_exact(&file, &mut self.stored, location.address())?;
+        self.decoder.decode_into(location.codec, &mut self.stored, location.raw_len, raw)?;
+        let actual = ContentId::of(raw);
         if actual == *id {
-            Ok(raw)
-        } else {
-            Err(Error::new(ErrorKind::Corrupt, "chunk bytes do not match their id").expected(id).actual(actual))
+            return Ok(());
         }
+        Err(Error::new(ErrorKind::Corrupt, "chunk bytes do not match their id").expected(id).actual(actual))
     }
 }
 

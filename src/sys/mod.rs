@@ -2,8 +2,10 @@
 //!
 //! Not here: reading, which any floor may do, and the database, which SQLite does itself.
 
+pub(crate) mod dirs;
 pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod publish;
+pub(crate) mod raw;
 pub(crate) mod scan;
 pub(crate) mod upper;

@@ -77,6 +77,7 @@ impl<C: Clone + PartialEq> Tree<C> {
                 self.detach(parent.id, name);
                 let target = self.link_target(target)?;
                 self.attach(parent.id, name, target);
+                self.note_attributes(target);
                 self.node_mut(target).add_attributes(entry);
                 Ok(())
             }
@@ -92,13 +93,17 @@ impl<C: Clone + PartialEq> Tree<C> {
         if entry.kind != EntryKind::Directory {
             return Err(Error::invalid("the root is not a directory"));
         }
+        self.note_attributes(Self::ROOT);
         self.node_mut(Self::ROOT).replace_attributes(entry);
         Ok(())
     }
 
     fn add_directory(&mut self, parent: NodeId, name: &[u8], entry: Entry) -> Result<()> {
         match self.child(parent, name) {
-            Some(id) if self.is_directory(id) => self.node_mut(id).replace_attributes(entry),
+            Some(id) if self.is_directory(id) => {
+                self.note_attributes(id);
+                self.node_mut(id).replace_attributes(entry);
+            }
             _ => {
                 let node = Node::new(entry, None)?;
                 self.detach(parent, name);

@@ -7,7 +7,7 @@ use crate::format::entry::DataRange;
 
 /// A directory in which names can be put.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Spot {
+pub(crate) struct Located {
     pub(crate) id: NodeId,
     /// Length of its path.
     len: usize,
@@ -17,38 +17,38 @@ pub(crate) struct Spot {
 
 impl<C: Clone + PartialEq> Tree<C> {
     /// The root, as a place for names.
-    pub(crate) fn root_spot(&self) -> Spot {
-        Spot { id: Self::ROOT, len: 0, depth: 0 }
+    pub(crate) fn root_spot(&self) -> Located {
+        Located { id: Self::ROOT, len: 0, depth: 0 }
     }
 
     /// Puts a new inode under a name that is free; returns its place, for one that is a directory.
     ///
     /// # Errors
     /// `InvalidInput` for a name that no tree may have, `LimitExceeded`.
-    pub(crate) fn add_node(&mut self, at: Spot, name: &[u8], node: Node<C>) -> Result<Spot> {
+    pub(crate) fn add_node(&mut self, at: Located, name: &[u8], node: Node<C>) -> Result<Located> {
         let spot = self.check_spot(at, name)?;
         let id = self.attach_new(at.id, name, node)?;
-        Ok(Spot { id, ..spot })
+        Ok(Located { id, ..spot })
     }
 
     /// Gives an inode that is no directory one more name, which is free.
     ///
     /// # Errors
     /// As [`add_node`](Self::add_node).
-    pub(crate) fn add_link(&mut self, at: Spot, name: &[u8], id: NodeId) -> Result<()> {
+    pub(crate) fn add_link(&mut self, at: Located, name: &[u8], id: NodeId) -> Result<()> {
         self.check_spot(at, name)?;
         self.attach(at.id, name, id);
         Ok(())
     }
 
-    fn check_spot(&self, at: Spot, name: &[u8]) -> Result<Spot> {
+    fn check_spot(&self, at: Located, name: &[u8]) -> Result<Located> {
         self.check_name(name)?;
         let len = if at.depth == 0 { name.len() } else { at.len + 1 + name.len() };
         self.check_path(len)?;
         if at.depth >= self.limits.depth {
             return Err(Error::limit("directories nested too deep", self.limits.depth, at.depth + 1));
         }
-        Ok(Spot { id: at.id, len, depth: at.depth + 1 })
+        Ok(Located { id: at.id, len, depth: at.depth + 1 })
     }
 
     /// An inode's attributes. A directory whose attributes are set is not implied any more.
@@ -76,13 +76,22 @@ impl<C: Clone + PartialEq> Tree<C> {
                 NodeKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
                 NodeKind::Fifo => NodeKind::Fifo,
             };
-            Node { attributes: node.attributes, kind, links: node.links, implied: node.implied }
+            Node {
+                attributes: node.attributes,
+                kind,
+                links: node.links,
+                implied: node.implied,
+                born: node.born,
+                parent: node.parent,
+            }
         };
         Tree {
             nodes: self.nodes.into_iter().map(map).collect(),
             free: self.free,
             limits: self.limits,
             recent: self.recent,
+            generation: self.generation,
+            journal: None,
         }
     }
 }
@@ -94,6 +103,6 @@ impl<C: Clone + PartialEq> Node<C> {
             NodeKind::Directory { .. } => NodeKind::Directory { children: Children::new() },
             other => other.clone(),
         };
-        Self { attributes: self.attributes.clone(), kind, links: 0, implied: self.implied }
+        Self { attributes: self.attributes.clone(), kind, links: 0, implied: self.implied, ..Self::implied_directory() }
     }
 }

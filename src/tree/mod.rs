@@ -12,6 +12,8 @@
 //! | `walk.rs` | listing in sorted order |
 //! | `diff.rs` | the changes that make one tree another |
 //! | `edit.rs` | building a tree name by name |
+//! | `journal.rs` | what applying a layer did, noted while it happens |
+//! | `outline.rs` | what to write for a tree, or for a layer to be stacked over those below it |
 //! | `model.rs` | for tests: the same rules without regard to speed |
 //!
 //! # Applying a layer
@@ -34,9 +36,13 @@
 mod apply;
 mod diff;
 mod edit;
+mod journal;
 #[cfg(test)]
 mod model;
 mod node;
+mod outline;
+#[cfg(test)]
+mod outline_tests;
 mod place;
 #[cfg(test)]
 mod samples;
@@ -46,8 +52,9 @@ mod whiteout;
 use std::collections::BTreeMap;
 
 pub(crate) use diff::{Pair, diff, pairs, squash};
-pub(crate) use edit::Spot;
+pub(crate) use edit::Located;
 pub(crate) use node::{Attributes, Node, NodeKind};
+pub(crate) use outline::{Leaf, Outline, OutlineDir, Spot};
 
 use crate::error::{Error, Result};
 use crate::format::entry::Entry;
@@ -79,6 +86,10 @@ pub(crate) struct Tree<C> {
     limits: Limits,
     /// Where the last entry went: tars list a directory's members together.
     recent: Option<apply::Recent>,
+    /// Counts the layers that were applied with a journal; inodes remember when they were born.
+    generation: u32,
+    /// While a layer is applied with it.
+    journal: Option<Box<journal::Journal>>,
 }
 
 impl<C: Clone + PartialEq> Tree<C> {
@@ -92,7 +103,8 @@ impl<C: Clone + PartialEq> Tree<C> {
 
     /// As [`new`](Self::new); at most `limits.entries` inodes, and paths within `limits`.
     pub(crate) fn with_limits(limits: Limits) -> Self {
-        Self { nodes: vec![Node::implied_directory()], free: Vec::new(), limits, recent: None }
+        let nodes = vec![Node::implied_directory()];
+        Self { nodes, free: Vec::new(), limits, recent: None, generation: 0, journal: None }
     }
 
     /// The inode `id` of this tree.
@@ -146,6 +158,11 @@ impl<C: Clone + PartialEq> Tree<C> {
         self.children(dir)?.get(name).copied()
     }
 
+    /// Whether `id` has left the tree; what was in it may still be seen there while a journal is kept.
+    fn is_gone(&self, id: NodeId) -> bool {
+        id != Self::ROOT && self.node(id).links == 0
+    }
+
     fn is_directory(&self, id: NodeId) -> bool {
         self.children(id).is_some()
     }
@@ -161,7 +178,8 @@ impl<C: Clone + PartialEq> Tree<C> {
     }
 
     /// Gives `node` the free name `name` in `dir`.
-    fn attach_new(&mut self, dir: NodeId, name: &[u8], node: Node<C>) -> Result<NodeId> {
+    fn attach_new(&mut self, dir: NodeId, name: &[u8], mut node: Node<C>) -> Result<NodeId> {
+        node.born = self.generation;
         let id = match self.free.pop() {
             Some(id) => {
                 *self.node_mut(id) = node;
@@ -181,7 +199,9 @@ impl<C: Clone + PartialEq> Tree<C> {
 
     /// Gives inode `id` one more name. `dir` is a directory and `name` is free in it.
     fn attach(&mut self, dir: NodeId, name: &[u8], id: NodeId) {
+        self.note_attach(dir, name, id);
         self.node_mut(id).links += 1;
+        self.node_mut(id).parent = dir;
         if let NodeKind::Directory { children } = &mut self.node_mut(dir).kind {
             let before = children.insert(name.into(), id);
             debug_assert!(before.is_none(), "a name is detached before it is used again");
@@ -190,16 +210,24 @@ impl<C: Clone + PartialEq> Tree<C> {
 
     /// Takes `name` out of `dir`; inodes whose last name goes with it leave the tree. Returns whether it was there.
     fn detach(&mut self, dir: NodeId, name: &[u8]) -> bool {
+        if self.is_gone(dir) {
+            return false;
+        }
         let NodeKind::Directory { children } = &mut self.node_mut(dir).kind else { return false };
         let Some(id) = children.remove(name) else { return false };
+        self.note_detach(dir, name, id);
         self.release(id);
         true
     }
 
     /// Takes all names out of `dir`.
     fn detach_all(&mut self, dir: NodeId) {
+        if self.is_gone(dir) {
+            return;
+        }
         let NodeKind::Directory { children } = &mut self.node_mut(dir).kind else { return };
-        for id in std::mem::take(children).into_values() {
+        for (name, id) in std::mem::take(children) {
+            self.note_detach(dir, &name, id);
             self.release(id);
         }
     }
@@ -212,9 +240,15 @@ impl<C: Clone + PartialEq> Tree<C> {
         }
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {
+            let noted = self.note_release(id);
             let node = self.node_mut(id);
             node.links -= 1;
             if node.links > 0 {
+                continue;
+            }
+            if noted {
+                // Stays as it was until the journal has been read.
+                pending.extend(self.children(id).into_iter().flat_map(|children| children.values()));
                 continue;
             }
             if let NodeKind::Directory { children } = std::mem::replace(node, Node::implied_directory()).kind {

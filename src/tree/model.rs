@@ -224,7 +224,7 @@ fn entry_at(path: &str, kind: EntryKind) -> Entry {
     Entry { xattrs: vec![Xattr { name, value: b"v".to_vec() }], ..entry(path, kind) }
 }
 
-fn layers() -> impl Strategy<Value = Vec<Layer>> {
+pub(super) fn layers() -> impl Strategy<Value = Vec<Layer>> {
     prop::collection::vec(prop::collection::vec(change(), 0..10).prop_map(Layer), 1..5)
 }
 

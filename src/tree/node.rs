@@ -1,6 +1,6 @@
 //! An inode of a tree: what it is and its attributes, without its names.
 
-use super::Children;
+use super::{Children, NodeId};
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time, Xattr};
 
@@ -39,6 +39,10 @@ pub(crate) struct Node<C> {
     pub(crate) links: u32,
     /// A directory no layer had an entry for: its attributes are the library's.
     pub(crate) implied: bool,
+    /// The generation of the tree that made it.
+    pub(super) born: u32,
+    /// Of a directory, the one it is in; means nothing for what may have several names.
+    pub(super) parent: NodeId,
 }
 
 impl<C: Clone + PartialEq> Node<C> {
@@ -46,7 +50,11 @@ impl<C: Clone + PartialEq> Node<C> {
     /// mtime 0 makes the tree depend on its layers alone.
     pub(super) fn implied_directory() -> Self {
         let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), xattrs: Box::default() };
-        Self { attributes, kind: NodeKind::Directory { children: Children::new() }, links: 0, implied: true }
+        Self::nameless(attributes, NodeKind::Directory { children: Children::new() }, true)
+    }
+
+    fn nameless(attributes: Attributes, kind: NodeKind<C>, implied: bool) -> Self {
+        Self { attributes, kind, links: 0, implied, born: 0, parent: NodeId(0) }
     }
 
     /// The inode `entry` describes, without names yet. `entry` is no hard link.
@@ -68,7 +76,7 @@ impl<C: Clone + PartialEq> Node<C> {
             EntryKind::BlockDevice { major, minor } => NodeKind::BlockDevice { major, minor },
             EntryKind::Fifo => NodeKind::Fifo,
         };
-        Ok(Self { attributes, kind, links: 0, implied: false })
+        Ok(Self::nameless(attributes, kind, false))
     }
 
     /// Takes the attributes of a directory's entry; all of them are replaced (`layer.md`, "Changeset over existing

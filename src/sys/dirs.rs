@@ -1,0 +1,221 @@
+//! Writing trees: every call is relative to an open directory and follows no symlink.
+//!
+//! Results are the kernel's error numbers: the caller knows the path, and which failures it can live with.
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::{Errno, Result};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// The longest path the kernel takes, its ending NUL included.
+const PATH_MAX: usize = 4096;
+/// Nobody else gets in before a tree is complete.
+const PRIVATE: Mode = Mode::RWXU;
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct Dir(OwnedFd);
+
+/// What a new inode is owned by when nobody says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Dir {
+    /// Opens a directory by a path that is trusted but for its last component.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        fs::open(path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    /// Makes the directory ready to have a tree written into it: nobody else may enter, and what is made in it
+    /// inherits neither group nor access control lists. Returns the owner of what is made.
+    pub(crate) fn seclude(&self) -> Result<Owner> {
+        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            match fs::fremovexattr(&self.0, acl) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        fs::fchmod(&self.0, PRIVATE)?;
+        const PROBE: &[u8] = b".probe";
+        let probe = self.create(PROBE, 0o600)?;
+        let stat = fs::fstat(&probe)?;
+        fs::unlinkat(&self.0, PROBE, AtFlags::empty())?;
+        Ok(Owner { uid: stat.st_uid, gid: stat.st_gid })
+    }
+
+    /// Whether nothing is in it.
+    pub(crate) fn is_empty(&self) -> Result<bool> {
+        for found in fs::Dir::read_from(&self.0)? {
+            if !matches!(found?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes a directory that only its owner may enter.
+    pub(crate) fn make(&self, name: &[u8]) -> Result<()> {
+        fs::mkdirat(&self.0, name, PRIVATE)
+    }
+
+    /// Opens the directory at a relative path no component of which may be a symlink; `.` itself for an empty path.
+    /// Without `readable` it serves only to reach what is in it, and costs less.
+    pub(crate) fn below(&self, path: &[u8], readable: bool) -> Result<Self> {
+        let mut flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        flags.set(OFlags::PATH, !readable);
+        let path = if path.is_empty() { b"." } else { path };
+        if path.len() < PATH_MAX {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            match fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
+                Err(Errno::NOSYS | Errno::PERM) => {}
+                other => return other.map(Self),
+            }
+        }
+        let mut names = path.split(|&b| b == b'/');
+        let first = names.next().unwrap_or_default();
+        let first = fs::openat(&self.0, first, flags, Mode::empty())?;
+        names.try_fold(first, |dir, name| fs::openat(&dir, name, flags, Mode::empty())).map(Self)
+    }
+
+    /// Creates a regular file for writing. The mode is subject to the thread's umask.
+    pub(crate) fn create(&self, name: &[u8], mode: u16) -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode.into())).map(File::from)
+    }
+
+    pub(crate) fn symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {
+        fs::symlinkat(target, &self.0, name)
+    }
+
+    /// Makes a device or FIFO.
+    pub(crate) fn node(&self, name: &[u8], kind: FileType, mode: u16, major: u32, minor: u32) -> Result<()> {
+        fs::mknodat(&self.0, name, kind, Mode::from_raw_mode(mode.into()), fs::makedev(major, minor))
+    }
+
+    /// Gives the inode `old` in `from`, itself even if it is a symlink, one more name here.
+    pub(crate) fn link(&self, name: &[u8], from: &Self, old: &[u8]) -> Result<()> {
+        fs::linkat(&from.0, old, &self.0, name, AtFlags::empty())
+    }
+
+    /// Brings all that was written to the file system of this directory to disk.
+    pub(crate) fn sync_file_system(&self) -> Result<()> {
+        fs::syncfs(&self.0)
+    }
+}
+
+/// An inode whose attributes are set.
+#[derive(Clone, Copy)]
+pub(crate) enum Inode<'a> {
+    /// An open file or directory.
+    Open(BorrowedFd<'a>),
+    /// A name in a directory; a symlink is not followed.
+    Named(&'a Dir, &'a [u8]),
+}
+
+impl Inode<'_> {
+    pub(crate) fn chown(self, owner: Owner) -> Result<()> {
+        let (uid, gid) = (fs::Uid::from_raw(owner.uid), fs::Gid::from_raw(owner.gid));
+        match self {
+            Self::Open(fd) => fs::fchown(fd, Some(uid), Some(gid)),
+            Self::Named(dir, name) => fs::chownat(&dir.0, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW),
+        }
+    }
+
+    /// Not for symlinks, which have no mode: the kernel would set that of what they lead to.
+    pub(crate) fn chmod(self, mode: u16) -> Result<()> {
+        let mode = Mode::from_raw_mode(mode.into());
+        match self {
+            Self::Open(fd) => fs::fchmod(fd, mode),
+            Self::Named(dir, name) => fs::chmodat(&dir.0, name, mode, AtFlags::empty()),
+        }
+    }
+
+    /// Sets both the modification and the access time.
+    pub(crate) fn set_time(self, secs: i64, nanos: u32) -> Result<()> {
+        let time = Timespec { tv_sec: secs, tv_nsec: nanos.into() };
+        let times = Timestamps { last_access: time, last_modification: time };
+        match self {
+            Self::Open(fd) => fs::futimens(fd, &times),
+            Self::Named(dir, name) => fs::utimensat(&dir.0, name, &times, AtFlags::SYMLINK_NOFOLLOW),
+        }
+    }
+
+    /// The modification time as the file system keeps it.
+    pub(crate) fn time(self) -> Result<(i64, u32)> {
+        let stat = match self {
+            Self::Open(fd) => fs::fstat(fd)?,
+            Self::Named(dir, name) => fs::statat(&dir.0, name, AtFlags::SYMLINK_NOFOLLOW)?,
+        };
+        Ok((stat.st_mtime, stat.st_mtime_nsec as u32))
+    }
+
+    pub(crate) fn set_xattr(self, name: &[u8], value: &[u8]) -> Result<()> {
+        match self {
+            Self::Open(fd) => fs::fsetxattr(fd, name, value, XattrFlags::empty()),
+            // There is no `setxattrat` before Linux 6.13; what /proc/self/fd leads to is the directory itself.
+            Self::Named(dir, at) => {
+                let path = [format!("/proc/self/fd/{}/", dir.0.as_raw_fd()).as_bytes(), at].concat();
+                fs::lsetxattr(&path[..], name, value, XattrFlags::empty())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn follows_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let outside = scratch.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::create_dir(scratch.path().join("root")).unwrap();
+        let root = Dir::open(&scratch.path().join("root")).unwrap();
+        symlink(&outside, scratch.path().join("root/out")).unwrap();
+        symlink(outside.join("new"), scratch.path().join("root/file")).unwrap();
+        std::fs::create_dir(outside.join("d")).unwrap();
+        assert_eq!(root.below(b"out", false).unwrap_err(), Errno::NOTDIR);
+        assert_eq!(root.below(b"out/d", false).unwrap_err(), Errno::LOOP);
+        assert_eq!(root.below(b"out/d/../../root", false).unwrap_err(), Errno::LOOP);
+        assert_eq!(root.below(b"..", false).unwrap_err(), Errno::XDEV);
+        assert_eq!(root.create(b"file", 0o600).unwrap_err(), Errno::EXIST);
+        assert_eq!(Dir::open(&scratch.path().join("root/out")).unwrap_err(), Errno::NOTDIR);
+        Inode::Named(&root, b"out").set_time(5, 6).unwrap();
+        assert_ne!(std::fs::metadata(&outside).unwrap().mtime(), 5);
+        assert_eq!(Inode::Named(&root, b"out").time(), Ok((5, 6)));
+        root.make(b"d").unwrap();
+        root.below(b"d", false).unwrap().link(b"l", &root, b"out").unwrap();
+        assert!(scratch.path().join("root/d/l").is_symlink());
+        if rustix::process::geteuid().is_root() {
+            Inode::Named(&root, b"out").set_xattr(b"trusted.x", b"1").unwrap();
+            assert_eq!(fs::listxattr(&outside, &mut [0u8; 64][..]), Ok(0));
+        }
+    }
+
+    #[test]
+    fn a_secluded_directory_passes_nothing_on() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("d");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o2777)).unwrap();
+        let dir = Dir::open(&path).unwrap();
+        let owner = dir.seclude().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(owner.uid, rustix::process::geteuid().as_raw());
+        assert!(dir.is_empty().unwrap());
+        dir.make(b"x").unwrap();
+        assert!(!dir.is_empty().unwrap());
+    }
+}
