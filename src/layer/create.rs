@@ -16,7 +16,7 @@ use crate::format::item::Extent;
 use crate::id::ContentId;
 use crate::limits::Limits;
 use crate::observe::{Event, Observer, check};
-use crate::store::{ChunkReader, Ingest, LayerInfo, RawChunk, Store};
+use crate::store::{Change, ChunkReader, Ingest, LayerInfo, RawChunk, Store};
 use crate::tar::{Sink, Writer};
 use std::io::Write;
 
@@ -47,7 +47,8 @@ impl Store {
             Ok(LayerDone::made(info, content, record))
         })?;
         let stats = import_stats(&ingest, std::slice::from_ref(&done));
-        let import = self.keep_layer(ingest, done, None, options.patience, observer)?;
+        let hold = |change: &Change<'_>, diff_id: &Digest| change.hold_layer(diff_id, true).map(drop);
+        let import = self.keep_layer(ingest, done, None, options.patience, observer, &hold)?;
         Ok((import, stats))
     }
 
