@@ -2,6 +2,7 @@
 
 use crate::chunk::cutter::Cutter;
 use crate::codec::chunk::{Compress, Decoder, Encoder};
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::entry::{Entry, EntryKind};
 use crate::format::item::{Extent, Item, ItemEncoder, Items, RefExtent};
@@ -12,7 +13,10 @@ use crate::format::record::{
 };
 use crate::id::ContentId;
 use crate::limits::Limits;
+use crate::snapshot::extract::{self, ExtractOptions, ExtractReport};
+use crate::store::Store;
 use crate::tar::{Parser, Sink};
+use std::path::Path;
 
 /// Cuts `content` as one file; the lengths of its chunks.
 pub fn cut(content: &[u8], chunking: &Chunking) -> Vec<usize> {
@@ -67,6 +71,17 @@ impl ChunkCodec {
     pub fn decode(&mut self, chunk: &StoredChunk) -> Result<Vec<u8>> {
         self.decoder.decode(chunk.codec, chunk.bytes.clone(), chunk.raw_len)
     }
+}
+
+/// Extracts all layers of a chain as overlay's lower directories, numbered below `dest`.
+pub fn layer_directories(
+    store: &Store,
+    layers: &[Digest],
+    dest: &Path,
+    options: &ExtractOptions,
+) -> Result<ExtractReport> {
+    let wanted: Vec<_> = (0..layers.len()).map(|at| (at, dest.join(at.to_string()))).collect();
+    extract::layer_directories(store, layers, &wanted, options, &())
 }
 
 /// Counts what a tar's parser says.

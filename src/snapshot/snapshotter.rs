@@ -1,6 +1,7 @@
 //! Opening a snapshotter, and preparing snapshots.
 
 use super::driver::{self, Driver, DriverKind};
+use super::extract::{self, ExtractOptions};
 use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
 use super::mount::{Mount, escape};
 use crate::digest::Digest;
@@ -223,9 +224,9 @@ impl Snapshotter {
         make(draft)?;
         let fs = draft.join("fs");
         let Some(driver) = &self.driver else {
-            make(&fs)?;
-            open_to_all(&fs)?;
-            let _ = observer;
+            let tree = self.store.tree(&chain.layers)?;
+            let options = ExtractOptions::default();
+            extract::tree_directory(&self.store, &tree, &fs, &options, observer)?;
             return Ok((Form::Whole, vec![]));
         };
         let mut lowers = Vec::new();

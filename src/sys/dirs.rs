@@ -36,8 +36,8 @@ impl Dir {
         fs::open(path, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).map(Self)
     }
 
-    /// Makes the directory ready to have a tree written into it: nobody else may enter, and what is made in it
-    /// inherits neither group nor access control lists. Returns the owner of what is made.
+    /// Makes the directory ready to have a tree written into it: it is ours, nobody else may enter, and what is made in
+    /// it inherits neither group nor access control lists. Returns the owner of what is made, itself included.
     pub(crate) fn seclude(&self) -> Result<Owner> {
         for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
             match fs::fremovexattr(&self.0, acl) {
@@ -50,6 +50,10 @@ impl Dir {
         let probe = self.create(PROBE, 0o600)?;
         let stat = fs::fstat(&probe)?;
         fs::unlinkat(&self.0, PROBE, AtFlags::empty())?;
+        let own = fs::fstat(&self.0)?;
+        if (own.st_uid, own.st_gid) != (stat.st_uid, stat.st_gid) {
+            fs::fchown(&self.0, Some(fs::Uid::from_raw(stat.st_uid)), Some(fs::Gid::from_raw(stat.st_gid)))?;
+        }
         Ok(Owner { uid: stat.st_uid, gid: stat.st_gid })
     }
 

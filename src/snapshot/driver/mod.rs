@@ -5,6 +5,7 @@
 
 mod erofs;
 mod image;
+mod overlay;
 mod probe;
 mod select;
 

@@ -1,6 +1,7 @@
 //! Choosing a driver.
 
 use super::erofs::Erofs;
+use super::overlay::Overlay;
 use super::{Chosen, Driver, DriverKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -26,6 +27,7 @@ pub(in crate::snapshot) fn open(store: &Arc<Store>, kind: DriverKind) -> Result<
 fn stacked(store: &Arc<Store>, kind: DriverKind) -> Result<Box<dyn Driver>> {
     match kind {
         DriverKind::Erofs => Ok(Box::new(Erofs::new(store.clone())?)),
-        other => Err(Error::new(ErrorKind::Unsupported, "this driver is not here yet").subject(other)),
+        DriverKind::Overlay => Ok(Box::new(Overlay::new(store.clone())?)),
+        other => Err(Error::new(ErrorKind::Unsupported, "no driver that stacks directories").subject(other)),
     }
 }

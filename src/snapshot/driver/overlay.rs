@@ -1,0 +1,81 @@
+//! Layers extracted once, each to a directory of its own, for overlayfs to stack.
+//!
+//! What a layer's directory holds depends on the layers below it (hard links to lower files, symlinked parents, implied
+//! directories), so it belongs to a chain: `trees/<chain_id>`. Chains with the same lowest layers share those.
+
+use super::{Driver, DriverKind};
+use crate::digest::Digest;
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::Observer;
+use crate::snapshot::extract::{self, ExtractOptions};
+use crate::store::Store;
+use crate::sys::lock::Lock;
+use crate::sys::mount::FileSystem;
+use crate::sys::publish::{io_error, sync_dir};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long to wait for another process that extracts the same chain.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+pub(super) struct Overlay {
+    store: Arc<Store>,
+}
+
+impl Overlay {
+    /// # Errors
+    /// `Unsupported`, with the reason, without the privilege to mount or where the store's file system does not serve.
+    pub(super) fn new(store: Arc<Store>) -> Result<Self> {
+        probe(&store).map_err(|e| {
+            let unsupported = Error::new(ErrorKind::Unsupported, "overlayfs does not work here");
+            unsupported.subject(store.path().display()).actual(&e).source(e)
+        })?;
+        Ok(Self { store })
+    }
+}
+
+/// Mounts a small overlay on the store's file system, nowhere.
+fn probe(store: &Store) -> Result<()> {
+    let scratch = store.scratch()?;
+    let overlay = FileSystem::open("overlay")?;
+    for (key, name) in [("lowerdir+", "a"), ("lowerdir+", "b"), ("upperdir", "upper"), ("workdir", "work")] {
+        let path = scratch.path().join(name);
+        fs::create_dir(&path).map_err(|e| io_error("create directory", &path, e))?;
+        overlay.set(key, &path.to_string_lossy())?;
+    }
+    overlay.detached(false).map(drop)
+}
+
+impl Driver for Overlay {
+    fn kind(&self) -> DriverKind {
+        DriverKind::Overlay
+    }
+
+    fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
+        let trees = self.store.path().join("trees");
+        let paths: Vec<PathBuf> = (1..=layers.len())
+            .filter_map(|count| Digest::chain_of(&layers[..count]))
+            .map(|chain_id| trees.join(chain_id.hex()))
+            .collect();
+        let missing = |paths: &[PathBuf]| -> Vec<usize> { (0..paths.len()).filter(|&i| !paths[i].exists()).collect() };
+        if missing(&paths).is_empty() {
+            return Ok(paths);
+        }
+        // One lock for the lowest layer is one for all chains that share anything.
+        let name = format!("tree-{}", layers[0].hex());
+        let _lock = Lock::acquire(&self.store.path().join("locks").join(name), PATIENCE, observer)?;
+        let missing = missing(&paths);
+        let scratch = self.store.scratch()?;
+        let wanted: Vec<(usize, PathBuf)> = missing.iter().map(|&i| (i, scratch.path().join(i.to_string()))).collect();
+        // What cannot be set must not be missing silently below every snapshot of the chain.
+        let options = ExtractOptions::default().strict(true);
+        extract::layer_directories(&self.store, layers, &wanted, &options, observer)?; // and syncs
+        for (i, from) in &wanted {
+            fs::rename(from, &paths[*i]).map_err(|e| io_error("rename into place", &paths[*i], e))?;
+        }
+        sync_dir(&trees)?;
+        Ok(paths)
+    }
+}

@@ -1,0 +1,462 @@
+//! Extracted trees, and layers stacked by overlayfs, against what the layers say.
+//!
+//! Owners, devices and mounts need root; every test that mounts does so in a mount namespace of its own.
+
+mod support;
+
+use layerstore::{
+    DataRange, Digest, DriverKind, Entry, EntryKind, ErrorKind, Event, ExtractOptions, IdMap, Labels, Limits, Lost,
+    Observer, Snapshotter, SnapshotterOptions, Store, TarWriter, Time, Xattr,
+};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use support::listing::{Line, Listing, differences, list};
+use support::{import, namespaced, noise, store, words};
+
+/// A layer being written down.
+struct Layer {
+    tar: TarWriter<Vec<u8>>,
+    owner: (u32, u32),
+}
+
+impl Layer {
+    fn new() -> Self {
+        Self { tar: TarWriter::new(vec![], &Limits::default()), owner: (0, 0) }
+    }
+
+    /// A layer whose entries belong to whoever runs the test.
+    fn own() -> Self {
+        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Self { owner, ..Self::new() }
+    }
+
+    fn entry(&mut self, path: &str, kind: EntryKind, change: impl FnOnce(&mut Entry), content: &[u8]) -> &mut Self {
+        let (mode, mtime) = (0o644, Time { secs: 1_600_000_000 + path.len() as i64, nanos: 123_456_789 });
+        let (uid, gid) = self.owner;
+        let mut entry = Entry { path: path.into(), kind, mode, uid, gid, mtime, xattrs: vec![] };
+        change(&mut entry);
+        self.tar.entry(&entry).expect("a good entry");
+        self.tar.content(content).expect("the entry's content");
+        self
+    }
+
+    fn file(&mut self, path: &str, content: &[u8]) -> &mut Self {
+        let kind = EntryKind::File { size: content.len() as u64, sparse: None };
+        self.entry(path, kind, |_| (), content)
+    }
+
+    fn dir(&mut self, path: &str, mode: u16) -> &mut Self {
+        self.entry(path, EntryKind::Directory, |e| e.mode = mode, &[])
+    }
+
+    fn symlink(&mut self, path: &str, target: &str) -> &mut Self {
+        self.entry(path, EntryKind::Symlink { target: target.into() }, |e| e.mode = 0o777, &[])
+    }
+
+    fn hardlink(&mut self, path: &str, target: &str) -> &mut Self {
+        self.entry(path, EntryKind::Hardlink { target: target.into() }, |_| (), &[])
+    }
+
+    /// Imports it.
+    fn put(&mut self, store: &Store) -> Digest {
+        let empty = TarWriter::new(vec![], &Limits::default());
+        let tar = std::mem::replace(&mut self.tar, empty).finish().expect("writing to memory");
+        import(store, &tar).diff_id
+    }
+}
+
+fn xattr(name: &str, value: &[u8]) -> Xattr {
+    Xattr { name: name.into(), value: value.into() }
+}
+
+/// One of everything; needs root to be what it says.
+fn everything(store: &Store) -> Digest {
+    let mut layer = Layer::new();
+    layer.dir("", 0o750).dir("d", 0o1777).dir("d/closed", 0o000).file("d/closed/f", b"inside").dir("g", 0o2755);
+    layer.file("g/small", b"s").file("empty", b"").file("same", b"s").file("big", &words(1, 700_000));
+    layer.file("twice", &noise(2, 500_000)).file("d/twice", &noise(2, 500_000)).file("chunk", &noise(3, 70_000));
+    layer.hardlink("z-link", "big").symlink("s", "/etc/passwd").symlink("dangling", "../../nowhere");
+    layer.hardlink("s-link", "s").hardlink("e-link", "empty");
+    let kind = |content: &[u8]| EntryKind::File { size: content.len() as u64, sparse: None };
+    layer.entry("suid", kind(b"x"), |e| (e.mode, e.uid, e.gid) = (0o6755, 5, 6), b"x");
+    layer.entry("read-only", kind(b"x"), |e| (e.mode, e.xattrs) = (0o444, vec![xattr("user.a", b"1")]), b"x");
+    layer.entry("closed", kind(b"x"), |e| (e.mode, e.uid) = (0, 4_000_000_000), b"x");
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let xattrs = vec![xattr("security.capability", &capability), xattr("trusted.t", &[0, 1, 255])];
+    layer.entry("capable", kind(b"x"), |e| (e.uid, e.xattrs) = (7, xattrs), b"x");
+    layer.entry("early", kind(b"x"), |e| e.mtime = Time { secs: -1_000_000_000, nanos: 5 }, b"x");
+    layer.entry("xd", EntryKind::Directory, |e| (e.mode, e.xattrs) = (0o700, vec![xattr("user.d", b"v")]), &[]);
+    let link = EntryKind::Symlink { target: b"t".to_vec() };
+    layer.entry("xs", link, |e| (e.uid, e.mode, e.xattrs) = (9, 0o777, vec![xattr("trusted.s", b"v")]), &[]);
+    layer.entry("null", EntryKind::CharDevice { major: 1, minor: 3 }, |e| e.mode = 0o666, &[]);
+    layer.entry("disk", EntryKind::BlockDevice { major: 259, minor: 70_000 }, |e| e.gid = 6, &[]);
+    layer.entry("pipe", EntryKind::Fifo, |e| e.mode = 0o622, &[]).hardlink("null-link", "null");
+    let ranges = vec![DataRange { offset: 8192, len: 100_000 }, DataRange { offset: 1 << 30, len: 4096 }];
+    let sparse = EntryKind::File { size: (1 << 30) + 10_000, sparse: Some(ranges) };
+    layer.entry("sparse", sparse, |_| (), &noise(4, 104_096));
+    layer.entry("hole", EntryKind::File { size: 1 << 20, sparse: Some(vec![]) }, |_| (), &[]);
+    layer.file("\u{1}name\\ \u{fc}", b"odd name").file("n/o/parents", b"implied");
+    layer.put(store)
+}
+
+/// What extracting the layers should give.
+fn expected(store: &Store, layers: &[Digest]) -> Listing {
+    let root = store.root(layers).expect("the layers fit");
+    let mut listing = Listing::new();
+    // Where no layer describes the root.
+    let (xattrs, mtime) = (BTreeMap::new(), (0, 0));
+    let implied =
+        Line { mode: 0o040_755, uid: 0, gid: 0, size: 0, rdev: 0, mtime, xattrs, first: vec![], content: vec![] };
+    listing.insert(vec![], implied);
+    for entry in root.list() {
+        let Entry { path, kind, mode, uid, gid, mtime, xattrs } = entry.entry;
+        let device = |major, minor| rustix::fs::makedev(major, minor);
+        let (format, size, rdev, content) = match &kind {
+            EntryKind::Directory => (0o040_000, 0, 0, vec![]),
+            EntryKind::File { size, .. } => {
+                let mut hasher = blake3::Hasher::new();
+                root.open(&path).expect("a file").copy_to(&mut hasher).expect("its content");
+                (0o100_000, *size, 0, hasher.finalize().as_bytes().to_vec())
+            }
+            EntryKind::Symlink { target } => (0o120_000, target.len() as u64, 0, target.clone()),
+            EntryKind::CharDevice { major, minor } => (0o020_000, 0, device(*major, *minor), vec![]),
+            EntryKind::BlockDevice { major, minor } => (0o060_000, 0, device(*major, *minor), vec![]),
+            EntryKind::Fifo => (0o010_000, 0, 0, vec![]),
+            EntryKind::Hardlink { target } => {
+                let line = listing.get(target).expect("links follow what they link to").clone();
+                listing.insert(path, line);
+                continue;
+            }
+        };
+        let xattrs: BTreeMap<_, _> =
+            xattrs.into_iter().map(|x| (String::from_utf8_lossy(&x.name).into_owned(), x.value)).collect();
+        let mtime = (mtime.secs, i64::from(mtime.nanos));
+        let first = path.clone();
+        listing
+            .insert(path, Line { mode: format | u32::from(mode), uid, gid, size, rdev, mtime, xattrs, first, content });
+    }
+    listing
+}
+
+fn assert_same(expected: &Listing, actual: &Listing) {
+    let found = differences(expected, actual);
+    assert!(found.is_empty(), "{} differences\n{}", found.len(), found.join("\n"));
+}
+
+fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: {test}: owners and devices need root");
+    }
+    root
+}
+
+#[test]
+fn everything_is_as_the_layer_says() {
+    if !is_root("everything_is_as_the_layer_says") {
+        return;
+    }
+    let (_dir, store) = store();
+    let layer = everything(&store);
+    let disk = support::disk_dir();
+    for threads in [1, 3] {
+        let dest = disk.path().join(threads.to_string());
+        let options = ExtractOptions::default().strict(true).threads(threads.try_into().expect("not 0"));
+        let report = store.extract(&[layer], &dest, &options, &()).expect("extracts");
+        assert_same(&expected(&store, &[layer]), &list(&dest));
+        assert_eq!((report.lost, report.directories, report.links), (0, 7, 4));
+        let holes = fs::metadata(dest.join("sparse")).expect("there");
+        assert!(holes.blocks() * 512 < 1 << 20, "holes stay holes");
+        assert_eq!(fs::metadata(dest.join("hole")).expect("there").blocks(), 0);
+    }
+}
+
+/// An umask, a set-group-ID parent and default access control lists change nothing.
+#[test]
+fn surroundings_do_not_show() {
+    if !is_root("surroundings_do_not_show") {
+        return;
+    }
+    let (_dir, store) = store();
+    let layer = everything(&store);
+    let disk = support::disk_dir();
+    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0o2777)).expect("ours");
+    std::os::unix::fs::chown(disk.path(), None, Some(77)).expect("root");
+    let acl =
+        [2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 4, 0, 0, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255];
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(disk.path(), "system.posix_acl_default", &acl, flags).expect("access control lists");
+    let dest = disk.path().join("tree");
+    store.extract(&[layer], &dest, &ExtractOptions::default().strict(true), &()).expect("extracts");
+    assert_same(&expected(&store, &[layer]), &list(&dest));
+}
+
+#[test]
+fn only_nothing_and_empty_directories_are_written_to() {
+    let (dir, store) = store();
+    let layer = Layer::own().dir("", 0o755).file("a/b", b"x").put(&store);
+    let options = ExtractOptions::default();
+    let at = |name: &str| dir.path().join(name);
+    let extract = |name: &str| store.extract(&[layer], &at(name), &options, &());
+    fs::create_dir(at("empty")).expect("fresh");
+    extract("empty").expect("an empty directory");
+    assert_eq!(extract("empty").expect_err("taken").kind(), ErrorKind::AlreadyExists);
+    assert!(at("empty/a/b").exists());
+    fs::write(at("file"), "x").expect("fresh");
+    assert_eq!(extract("file").expect_err("taken").kind(), ErrorKind::AlreadyExists);
+    symlink("nowhere", at("link")).expect("fresh");
+    assert_eq!(extract("link").expect_err("taken").kind(), ErrorKind::AlreadyExists);
+    assert!(!at("nowhere").exists());
+    assert_eq!(extract("no/parent").expect_err("no parent").kind(), ErrorKind::NotFound);
+}
+
+/// Stops after some bytes.
+struct Stop(AtomicU64);
+
+impl Observer for Stop {
+    fn event(&self, event: Event) {
+        if let Event::Extracted { bytes } = event {
+            self.0.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Relaxed) > 1_000_000
+    }
+}
+
+#[test]
+fn a_failure_leaves_nothing() {
+    let (dir, store) = store();
+    let mut layer = Layer::own();
+    (0..40).for_each(|n| drop(layer.file(&format!("d/{n}"), &noise(n, 200_000))));
+    let layer = layer.put(&store);
+    let dest = dir.path().join("dest");
+    let extract = |observer: &dyn Observer| store.extract(&[layer], &dest, &ExtractOptions::default(), observer);
+    assert_eq!(extract(&Stop(AtomicU64::new(0))).expect_err("stopped").kind(), ErrorKind::Cancelled);
+    assert!(!dest.exists());
+    fs::create_dir(&dest).expect("fresh");
+    // A damaged chunk.
+    let pack = support::names(store.path(), "packs").pop().expect("a pack");
+    let path = store.path().join("packs").join(pack);
+    let file = fs::OpenOptions::new().read(true).write(true).open(&path).expect("a pack");
+    let base = u64::from_str_radix(path.file_stem().expect("a name").to_str().expect("hex"), 16).expect("hex");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[9; 100], base + 4096 + 300_000).expect("writes");
+    let e = extract(&()).expect_err("damaged");
+    assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+    assert_eq!(fs::read_dir(&dest).expect("still there").count(), 0);
+}
+
+/// What would lead outside stays a symlink; what goes through one is where it leads inside.
+#[test]
+fn symlinks_lead_nowhere() {
+    let (dir, store) = store();
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).expect("fresh");
+    let text = outside.to_str().expect("plain");
+    let mut layer = Layer::own();
+    layer.symlink("out", text).file("out/planted", b"x").symlink("up", "../../outside").file("up/planted", b"x");
+    layer.symlink("f", &format!("{text}/f")).file("f", b"x").symlink("l", &format!("{text}/l")).hardlink("m", "l");
+    let layer = layer.put(&store);
+    let dest = dir.path().join("deep/dest");
+    fs::create_dir(dir.path().join("deep")).expect("fresh");
+    store.extract(&[layer], &dest, &ExtractOptions::default(), &()).expect("extracts");
+    assert_eq!(fs::read_dir(&outside).expect("there").count(), 0);
+    assert!(dest.join("outside/planted").exists(), "inside the root");
+    assert!(dest.join("m").is_symlink());
+}
+
+/// As another user: what cannot be set is told, the rest is as it should be.
+#[test]
+fn without_privileges_losses_are_told() {
+    if !is_root("without_privileges_losses_are_told") {
+        return;
+    }
+    let name = "without_privileges_losses_are_told";
+    const STORE: &str = "LAYERSTORE_TEST_UNPRIVILEGED";
+    if let Some(dir) = std::env::var_os(STORE) {
+        return unprivileged(Path::new(&dir));
+    }
+    let disk = support::disk_dir();
+    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+    everything(&Store::open(disk.path().join("store")).expect("a store"));
+    let mut pending = vec![disk.path().to_owned()];
+    while let Some(path) = pending.pop() {
+        std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).expect("root");
+        if path.is_dir() {
+            pending.extend(fs::read_dir(&path).expect("ours").map(|found| found.expect("ours").path()));
+        }
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().expect("a test binary"));
+    command.args(["--exact", name, "--nocapture"]).env(STORE, disk.path()).env("TMPDIR", disk.path());
+    let output = std::os::unix::process::CommandExt::uid(&mut command, NOBODY);
+    let output = std::os::unix::process::CommandExt::gid(output, NOBODY).output().expect("runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+const NOBODY: u32 = 65534;
+
+/// Runs as nobody.
+fn unprivileged(dir: &Path) {
+    let store = Store::open(dir.join("store")).expect("a store");
+    let layer = store.layers().expect("a layer")[0].diff_id;
+    let dest = dir.join("tree");
+    let strict = store.extract(&[layer], &dest, &ExtractOptions::default().strict(true), &());
+    assert_eq!(strict.expect_err("owners cannot be set").kind(), ErrorKind::FailedPrecondition);
+    assert!(!dest.exists());
+    let report = store.extract(&[layer], &dest, &ExtractOptions::default(), &()).expect("extracts");
+    // Directories of mode 0 keep even their owner out.
+    fs::set_permissions(dest.join("d/closed"), fs::Permissions::from_mode(0o700)).expect("ours");
+    fs::set_permissions(dest.join("closed"), fs::Permissions::from_mode(0o400)).expect("ours");
+    let lost = |path: &[u8]| -> Vec<Lost> {
+        report.losses.iter().filter(|loss| loss.path == path).map(|loss| loss.what.clone()).collect()
+    };
+    let mut want = expected(&store, &[layer]);
+    want.get_mut(&b"d/closed"[..]).expect("there").mode = 0o040_700;
+    want.get_mut(&b"closed"[..]).expect("there").mode = 0o100_400;
+    for (path, line) in &mut want {
+        let (uid, gid) = (line.uid, line.gid);
+        (line.uid, line.gid) = (NOBODY, NOBODY);
+        if line.first != *path {
+            continue;
+        }
+        assert!(lost(path).contains(&Lost::Owner { uid, gid }) || line.rdev != 0, "{}", path.escape_ascii());
+        line.mode &= !(if line.mode & 0o6000 > 0 { 0o6000 } else { 0 });
+        line.xattrs.retain(|name, _| {
+            let user = name.starts_with("user.");
+            assert!(user != lost(path).contains(&Lost::Xattr { name: name.clone().into() }), "{name}");
+            user
+        });
+    }
+    for (name, major, minor) in [("null", 1, 3), ("disk", 259, 70_000)] {
+        assert_eq!(lost(name.as_bytes()), [Lost::Device { major, minor }]);
+        want.remove(name.as_bytes());
+    }
+    want.remove(&b"null-link"[..]);
+    assert_eq!(lost(b"suid"), [Lost::Owner { uid: 5, gid: 6 }, Lost::Mode { mode: 0o6755 }]);
+    assert_same(&want, &list(&dest));
+    assert_eq!(report.lost, report.losses.len() as u64);
+}
+
+/// Users of the image become others, as in a user namespace.
+#[test]
+fn ids_are_mapped() {
+    if !is_root("ids_are_mapped") {
+        return;
+    }
+    let (dir, store) = store();
+    let mut layer = Layer::new();
+    let kind = || EntryKind::File { size: 0, sparse: None };
+    layer.file("root", b"").entry("user", kind(), |e| (e.uid, e.gid) = (1000, 1001), b"");
+    layer.entry("lost", kind(), |e| (e.uid, e.mode) = (70_000, 0o4755), b"");
+    let layer = layer.put(&store);
+    let map = [IdMap { inside: 0, outside: 100_000, count: 65_536 }];
+    let options = ExtractOptions::default().uid_maps(map).gid_maps(map);
+    let report = store.extract(&[layer], &dir.path().join("t"), &options, &()).expect("extracts");
+    let owner = |name: &str| fs::metadata(dir.path().join("t").join(name)).map(|m| (m.uid(), m.gid())).expect("there");
+    assert_eq!((owner(""), owner("root"), owner("user")), ((100_000, 100_000), (100_000, 100_000), (101_000, 101_001)));
+    let lost: Vec<_> = report.losses.into_iter().map(|loss| loss.what).collect();
+    assert_eq!(lost, [Lost::Owner { uid: 70_000, gid: 0 }, Lost::Mode { mode: 0o4755 }]);
+    assert_eq!(fs::metadata(dir.path().join("t/lost")).expect("there").mode() & 0o7777, 0o755);
+}
+
+/// A stream of small numbers.
+struct Random(blake3::OutputReader);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        u32::from_le_bytes(bytes) as usize % n
+    }
+
+    fn of<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.below(list.len())]
+    }
+
+    fn path(&mut self) -> String {
+        (0..=self.below(3)).map(|_| self.of(&["a", "b", "c"])).collect::<Vec<_>>().join("/")
+    }
+
+    /// A layer over a few names, so that they collide with those of other layers.
+    fn layer(&mut self) -> Layer {
+        let mut layer = Layer::new();
+        for _ in 0..self.below(9) {
+            let path = self.path();
+            let (dir, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            let in_dir = |name: String| if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            match self.below(12) {
+                0..3 => drop(layer.file(&path, &words(self.below(3) as u64, 10 + self.below(2) * 100_000))),
+                3..6 => drop(layer.dir(&path, [0o755, 0o700][self.below(2)])),
+                6 => drop(layer.symlink(&path, self.of(&["a", "../b", "/c", "b/a"]))),
+                7 => {
+                    let target = self.path();
+                    if target != path {
+                        layer.hardlink(&path, &target);
+                    }
+                }
+                8 => drop(layer.entry(&path, EntryKind::CharDevice { major: 1, minor: 3 }, |_| (), &[])),
+                9 | 10 => drop(layer.file(&in_dir(format!(".wh.{name}")), b"")),
+                _ => drop(layer.file(&in_dir(".wh..wh..opq".into()), b"")),
+            }
+        }
+        layer
+    }
+}
+
+/// Random stacks, each mounted by overlayfs from extracted layers, and extracted as a whole.
+#[test]
+fn stacked_and_whole_trees_are_the_layers() {
+    let name = "stacked_and_whole_trees_are_the_layers";
+    if !namespaced(name) {
+        return;
+    }
+    let disk = support::disk_dir();
+    let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
+    let options = SnapshotterOptions::default().driver(DriverKind::Overlay);
+    let snapshots = Snapshotter::open(store.clone(), &options).expect("overlayfs");
+    let mut random = Random(blake3::Hasher::new().update(b"stacks").finalize_xof());
+    let (mut stacks, mut names) = (0, 0);
+    for stack in 0..120 {
+        let mut layers = Vec::new();
+        for _ in 0..=random.below(4) {
+            let mut layer = random.layer();
+            let tar = std::mem::replace(&mut layer, Layer::new()).tar.finish().expect("writing to memory");
+            // Some cannot be: a hard link to itself is refused at import, one to nothing when layers are composed.
+            let Ok((imported, _)) = store.import_layer(&tar[..], &Default::default(), &()) else { continue };
+            layers.push(imported.diff_id);
+            if store.root(&layers).is_err() {
+                layers.pop();
+            }
+        }
+        if layers.is_empty() {
+            continue;
+        }
+        let want = expected(&store, &layers);
+        let whole = disk.path().join("whole");
+        store.extract(&layers, &whole, &ExtractOptions::default().strict(true).sync(false), &()).expect("extracts");
+        assert_same(&want, &list(&whole));
+        fs::remove_dir_all(&whole).expect("ours");
+        let mut parent: Option<String> = None;
+        for (depth, layer) in layers.iter().enumerate() {
+            let key = format!("{stack}-{depth}");
+            snapshots.commit_layer(&key, parent.as_deref(), layer, &Labels::new()).expect("commits");
+            parent = Some(key);
+        }
+        let mounts = snapshots.view(&format!("{stack}"), parent.as_deref(), &Labels::new(), &()).expect("views");
+        let target = disk.path().join("mounted");
+        fs::create_dir_all(&target).expect("fresh");
+        layerstore::mount_all(&mounts, &target).expect("mounts");
+        let got = list(&target);
+        layerstore::unmount(&target).expect("unmounts");
+        let found = differences(&want, &got);
+        assert!(found.is_empty(), "stack {stack} {layers:?}\n{}", found.join("\n"));
+        (stacks, names) = (stacks + 1, names + want.len());
+    }
+    assert!(stacks > 80 && names > 400, "{stacks} stacks, {names} names");
+}
