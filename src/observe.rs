@@ -47,6 +47,11 @@ pub trait Observer: Send + Sync {
     /// Something happened.
     fn event(&self, event: Event);
 
+    /// Something a directory has at `path` was left out of a layer made of it, since layers hold no such thing.
+    fn skipped(&self, path: &[u8], reason: &str) {
+        let _ = (path, reason);
+    }
+
     /// Return true to stop; the operation then fails with [`ErrorKind::Cancelled`] and leaves nothing behind.
     fn cancelled(&self) -> bool {
         false

@@ -5,7 +5,8 @@
 mod support;
 
 use layerstore::{
-    CommitOptions, Digest, DriverKind, ImportOptions, Labels, Mount, Snapshotter, SnapshotterOptions, Store,
+    Changes, CommitOptions, CreateOptions, Digest, DriverKind, ImportOptions, Labels, Mount, Snapshotter,
+    SnapshotterOptions, Store,
 };
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use std::fs::{self, File};
@@ -276,4 +277,58 @@ fn what_is_the_same_is_no_change() {
     let layer = place.store.layer(&layer).expect("there");
     let paths: Vec<_> = layer.entries().expect("reads").map(|e| e.expect("an entry").entry.path).collect();
     assert_eq!(paths, [b"usr/lib/deep/er/text"]);
+}
+
+/// `diff` of stored trees, to a stream and to a layer; what both have costs nothing, what moved comes from chunks.
+#[test]
+fn trees_of_the_store_differ() {
+    if !namespaced("trees_of_the_store_differ") {
+        return;
+    }
+    let place = Place::new();
+    let base = place.step("base", None, &[], base);
+    let top = place.step("top", Some("base"), NOTES, changes);
+    let options = CreateOptions::default();
+    let diff = |lower: &[Digest], upper: &[Digest]| place.store.diff(lower, upper, &options, &()).expect("a diff");
+    // Down the layer and up again.
+    assert!(diff(&[base, top], &[base, top]).is_empty());
+    assert_eq!(written(&place.store, &diff(&[base], &[base, top])), top);
+    let back = diff(&[base, top], &[base]);
+    let (undo, stats) = place.store.create_layer(&back, &options, &()).expect("a layer");
+    assert_eq!(written(&place.store, &back), undo.diff_id);
+    assert_eq!(stats.new_chunks, 0, "all of it is in the store");
+    assert_eq!(
+        written(&place.store, &diff(&[], &[base, top, undo.diff_id])),
+        written(&place.store, &diff(&[], &[base]))
+    );
+    let known = place.store.create_layer(&back, &options, &()).expect("a layer").0;
+    assert!(known.known && known.diff_id == undo.diff_id);
+}
+
+fn written(store: &Store, changes: &Changes) -> Digest {
+    let mut tar = Vec::new();
+    let (diff_id, size) = store.write_layer(changes, &mut tar, &CreateOptions::default(), &()).expect("written");
+    assert_eq!((Digest::of(&tar), tar.len() as u64), (diff_id, size));
+    diff_id
+}
+
+/// As SOURCE_DATE_EPOCH asks: the same work at another time is the same layer.
+#[test]
+fn times_are_clamped() {
+    if !namespaced("times_are_clamped") {
+        return;
+    }
+    let place = Place::new();
+    let make = |name: &str, parent: Option<&str>, work: fn(&Path)| {
+        let mounts = place.snapshots.prepare("active", parent, &Labels::new(), &()).expect("prepares");
+        place.inside(&mounts, work);
+        let options = CommitOptions::default().epoch(Some(1_600_000_000));
+        place.snapshots.commit(name, "active", &options, &()).expect("commits").expect("a layer")
+    };
+    let first = (make("a", None, base), make("b", Some("a"), changes));
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let second = (make("c", None, base), make("d", Some("c"), changes));
+    assert_eq!(first, second);
+    let root = place.store.root(&[first.0, first.1]).expect("a root");
+    assert!(root.list().iter().all(|e| e.entry.mtime.secs <= 1_600_000_000 && e.entry.mtime.nanos == 0));
 }

@@ -98,3 +98,62 @@ fn first_data(reader: &SourceReader<'_>, buffer: &mut [u8], probe: u64, size: u6
     }
     Ok(size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: usize = 65_536;
+
+    fn ranges(bytes: &[u8], limit: usize) -> Option<Vec<(u64, u64)>> {
+        let ranges = data_ranges(&SourceReader::Memory(bytes), bytes.len() as u64, limit).unwrap();
+        ranges.map(|ranges| ranges.iter().map(|r| (r.offset, r.len)).collect())
+    }
+
+    /// Every block looked at, one after the other.
+    fn plainly(bytes: &[u8]) -> Option<Vec<(u64, u64)>> {
+        let (mut out, mut data, mut at, mut found) = (vec![], 0, 0, false);
+        while at < bytes.len() {
+            let zero: usize = bytes[at..].chunks(BLOCK as usize).take_while(|b| zeros(b)).map(<[u8]>::len).sum();
+            if zero as u64 >= HOLE {
+                found = true;
+                out.extend((at > data).then_some((data as u64, (at - data) as u64)));
+                data = at + zero;
+            }
+            at += zero.max(BLOCK as usize);
+        }
+        out.extend((data < bytes.len()).then(|| (data as u64, (bytes.len() - data) as u64)));
+        found.then_some(out)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn holes_are_found_by_content(
+            runs in proptest::collection::vec((1u64..150, any::<bool>()), 0..12), tail in 0usize..5000, zero: bool,
+        ) {
+            let mut bytes = vec![];
+            for (blocks, data) in runs {
+                bytes.resize(bytes.len() + (blocks * BLOCK) as usize, u8::from(data));
+            }
+            bytes.resize(bytes.len() + tail, u8::from(!zero));
+            prop_assert_eq!(ranges(&bytes, LIMIT), plainly(&bytes));
+        }
+    }
+
+    #[test]
+    fn few_ranges_are_enough() {
+        let mut bytes = vec![];
+        for n in 1..6u64 {
+            bytes.resize(bytes.len() + (HOLE * n) as usize, 0);
+            bytes.push(1);
+            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        }
+        assert_eq!(ranges(&bytes, LIMIT).unwrap().len(), 5);
+        assert_eq!(ranges(&bytes, 3).unwrap().len(), 3);
+        assert_eq!(ranges(&bytes, 2), None);
+        assert_eq!(ranges(&vec![0; HOLE as usize], LIMIT), Some(vec![]));
+        assert_eq!(ranges(&vec![0; HOLE as usize - 1], LIMIT), None);
+    }
+}

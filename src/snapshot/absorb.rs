@@ -75,7 +75,7 @@ impl Snapshotter {
             let upper = UpperDir { path: &dir, marks };
             upper_to_layer(&self.store, &below, &[], upper, &create, observer)
         };
-        let (layer, _) = match Form::from_u8(row.form)? {
+        let layer = match Form::from_u8(row.form)? {
             Form::Upper => upper(Marks::Trusted),
             Form::UserUpper => upper(Marks::User),
             Form::Whole => directory_to_layer(&self.store, &below, &dir, &create, observer),

@@ -8,7 +8,7 @@
 use super::merge::{Marks, merge};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::layer::{Changes, CreateOptions, LayerImport, SourceTree};
+use crate::layer::{Changes, CreateOptions, LayerImport};
 use crate::observe::Observer;
 use crate::store::Store;
 use crate::sys::scan::scan;
@@ -22,15 +22,6 @@ pub(crate) struct UpperDir<'a> {
     pub(crate) marks: Marks,
 }
 
-/// What a directory has and no layer can.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    /// The path it has in the root.
-    pub path: Vec<u8>,
-    /// What was left out and why.
-    pub reason: String,
-}
-
 /// The changes that an overlay of `upper` over layers and, above them, `adopted` directories shows, lowest first.
 pub(crate) fn upper_changes(
     store: &Store,
@@ -39,26 +30,14 @@ pub(crate) fn upper_changes(
     upper: UpperDir<'_>,
     options: &CreateOptions,
     observer: &dyn Observer,
-) -> Result<(Changes, Vec<Skipped>)> {
+) -> Result<Changes> {
     let mut below = store.source_tree(layers)?;
-    let mut skipped = Vec::new();
     for dir in adopted {
-        below = overlaid(&below, *dir, options, &mut skipped, observer)?;
+        // What is left out of these was, or will be, reported when they become layers.
+        below = merge(&below, scan(dir.path, options.threads, observer)?, dir.marks, &())?;
     }
-    skipped.clear();
-    let upper = overlaid(&below, upper, options, &mut skipped, observer)?;
-    Ok((Changes::between(store, &below, upper, options, observer)?, skipped))
-}
-
-fn overlaid(
-    below: &SourceTree,
-    upper: UpperDir<'_>,
-    options: &CreateOptions,
-    skipped: &mut Vec<Skipped>,
-    observer: &dyn Observer,
-) -> Result<SourceTree> {
-    let found = scan(upper.path, options.threads, observer)?;
-    merge(below, found, upper.marks, skipped)
+    let upper = merge(&below, scan(upper.path, options.threads, observer)?, upper.marks, observer)?;
+    Changes::between(store, &below, upper, options, observer)
 }
 
 /// What makes the root of `layers` the one in `dir`, which holds all of it.
@@ -68,11 +47,9 @@ pub(crate) fn directory_changes(
     dir: &Path,
     options: &CreateOptions,
     observer: &dyn Observer,
-) -> Result<(Changes, Vec<Skipped>)> {
-    let mut skipped = Vec::new();
-    let found = scan(dir, options.threads, observer)?;
-    let whole = merge(&Tree::new(), found, Marks::None, &mut skipped)?;
-    Ok((Changes::between(store, &store.source_tree(layers)?, whole, options, observer)?, skipped))
+) -> Result<Changes> {
+    let whole = merge(&Tree::new(), scan(dir, options.threads, observer)?, Marks::None, observer)?;
+    Changes::between(store, &store.source_tree(layers)?, whole, options, observer)
 }
 
 /// Makes a layer of [`upper_changes`].
@@ -83,9 +60,9 @@ pub(crate) fn upper_to_layer(
     upper: UpperDir<'_>,
     options: &CreateOptions,
     observer: &dyn Observer,
-) -> Result<(LayerImport, Vec<Skipped>)> {
-    let (changes, skipped) = upper_changes(store, layers, adopted, upper, options, observer)?;
-    Ok((store.create_layer(&changes, options, observer)?.0, skipped))
+) -> Result<LayerImport> {
+    let changes = upper_changes(store, layers, adopted, upper, options, observer)?;
+    Ok(store.create_layer(&changes, options, observer)?.0)
 }
 
 /// Makes a layer of [`directory_changes`].
@@ -95,7 +72,7 @@ pub(crate) fn directory_to_layer(
     dir: &Path,
     options: &CreateOptions,
     observer: &dyn Observer,
-) -> Result<(LayerImport, Vec<Skipped>)> {
-    let (changes, skipped) = directory_changes(store, layers, dir, options, observer)?;
-    Ok((store.create_layer(&changes, options, observer)?.0, skipped))
+) -> Result<LayerImport> {
+    let changes = directory_changes(store, layers, dir, options, observer)?;
+    Ok(store.create_layer(&changes, options, observer)?.0)
 }

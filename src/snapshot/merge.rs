@@ -10,12 +10,11 @@
 //!
 //! A tree is built from nothing, directory by directory, so it does not matter in which order names hide and move.
 
-use super::commit::Skipped;
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time, Xattr};
 use crate::layer::{DiskFile, Source, SourceTree};
-use crate::sys::scan::Scan;
-use crate::sys::scan::{Found, FoundKind, RawXattr, ScannedDir, join};
+use crate::observe::Observer;
+use crate::sys::scan::{Found, FoundKind, RawXattr, Scan, ScannedDir, join};
 use crate::tar::xattr_is_kept;
 use crate::tree::{Located, Node, NodeId, NodeKind, Tree};
 use std::collections::HashMap;
@@ -49,7 +48,7 @@ impl Marks {
 }
 
 /// Puts what a scan found over `lower`. With no marks `lower` is empty: what is found is all.
-pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, skipped: &mut Vec<Skipped>) -> Result<SourceTree> {
+pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, observer: &dyn Observer) -> Result<SourceTree> {
     let Scan { dir, root, dirs } = scan;
     let mut merge = Merge {
         lower,
@@ -59,7 +58,7 @@ pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, skipped: &mut 
         marks,
         moved: HashMap::new(),
         linked: HashMap::new(),
-        skipped,
+        observer,
     };
     let opaque = marks.get(&root.xattrs, b"opaque").map(<[u8]>::to_vec);
     let entry = merge.entry(&root, b"", EntryKind::Directory);
@@ -86,7 +85,7 @@ struct Merge<'a> {
     moved: HashMap<NodeId, NodeId>,
     /// Likewise by device and inode number, of files with several names.
     linked: HashMap<(u64, u64), NodeId>,
-    skipped: &'a mut Vec<Skipped>,
+    observer: &'a dyn Observer,
 }
 
 /// A directory of the new tree that is still empty.
@@ -239,12 +238,13 @@ impl Merge<'_> {
     }
 
     /// The entry without its place; attributes that are no layer's are left out.
-    fn entry(&mut self, found: &Found, path: &[u8], kind: EntryKind) -> Entry {
+    fn entry(&self, found: &Found, path: &[u8], kind: EntryKind) -> Entry {
         let mut xattrs = Vec::new();
         for (name, value) in &found.xattrs {
             if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
                 let foreign = self.marks.prefix().is_none_or(|prefix| !name.starts_with(prefix));
-                if foreign {
+                // Overlay's own say what is elsewhere in the tree; others only look like that.
+                if foreign || name.windows(17).any(|part| part == b".overlay.overlay.") {
                     self.skip(path, format!("attribute {}, which is overlay's", name.escape_ascii()));
                 }
                 continue;
@@ -259,7 +259,7 @@ impl Merge<'_> {
         Entry { path: Vec::new(), kind, mode, uid, gid, mtime: Time { secs, nanos }, xattrs }
     }
 
-    fn skip(&mut self, path: &[u8], reason: impl Into<String>) {
-        self.skipped.push(Skipped { path: path.to_vec(), reason: reason.into() });
+    fn skip(&self, path: &[u8], reason: impl AsRef<str>) {
+        self.observer.skipped(path, reason.as_ref());
     }
 }

@@ -197,10 +197,12 @@ impl Scanner<'_> {
             if let Some(task) = work.tasks.pop() {
                 work.busy += 1;
                 drop(work);
+                let panicked = Panicked(self);
                 let result = check(self.observer).and_then(|()| match task {
                     Task::Directory { parent, name } => self.directory(&parent, name, buffers),
                     Task::Names { dir, names } => self.names(&dir, names, buffers),
                 });
+                std::mem::forget(panicked);
                 self.done(result);
                 work = self.lock();
             } else if work.busy == 0 {
@@ -304,7 +306,11 @@ impl Scanner<'_> {
         let xattrs = xattrs_of(&fd, buffers)?;
         let size = stat.st_size as u64;
         let keep = size <= KEEP as u64 && self.take(size as usize);
-        let kind = if keep { read_small(fd.into(), &mut buffers.content)? } else { FoundKind::File(size, None) };
+        let kind = if keep {
+            read_small(fd.into(), size as usize, &mut buffers.content)?
+        } else {
+            FoundKind::File(size, None)
+        };
         Ok(found(name, &stat, kind, xattrs))
     }
 
@@ -348,6 +354,15 @@ impl Scanner<'_> {
     }
 }
 
+/// Lets the other threads stop when one panics; the panic itself is passed on by the scope that joins them.
+struct Panicked<'a, 'b>(&'a Scanner<'b>);
+
+impl Drop for Panicked<'_, '_> {
+    fn drop(&mut self) {
+        self.0.done(Err(Error::corrupt("a thread that read a directory failed")));
+    }
+}
+
 fn found(name: Box<[u8]>, stat: &Stat, kind: FoundKind, xattrs: Vec<RawXattr>) -> Found {
     Found {
         name,
@@ -362,13 +377,16 @@ fn found(name: Box<[u8]>, stat: &Stat, kind: FoundKind, xattrs: Vec<RawXattr>) -
     }
 }
 
-/// Reads a file that was small when it was looked at; of one that has grown since, only that it is there.
-fn read_small(mut file: File, buffer: &mut [u8]) -> rustix::io::Result<FoundKind> {
+/// Reads a file that had `size` bytes when it was looked at; of one that has grown large since, only that it is there.
+fn read_small(mut file: File, size: usize, buffer: &mut [u8]) -> rustix::io::Result<FoundKind> {
     let mut len = 0;
-    // One byte more than a small file has: so one call sees the end too.
     while len < buffer.len() {
         match file.read(&mut buffer[len..]) {
-            Ok(0) => return Ok(FoundKind::File(len as u64, Some(buffer[..len].into()))),
+            // There was room for more, so it ends here: no need to ask once more.
+            Ok(n) if n == 0 || len + n == size => {
+                len += n;
+                return Ok(FoundKind::File(len as u64, Some(buffer[..len].into())));
+            }
             Ok(n) => len += n,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
