@@ -86,14 +86,9 @@ impl LayerDone {
     }
 
     /// Adds the layer's files to `outcome`; returns what the database is to know.
-    ///
-    /// A layer that is `known` keeps the record it has: that one's chunks are known to be there whatever becomes of
-    /// this import. Who asks holds the layer's lock, so the answer stays true.
-    pub(crate) fn publish(self, store: &Store, known: bool, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
+    pub(crate) fn publish(self, store: &Store, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
         let diff_id = self.info.diff_id;
-        if !known {
-            outcome.files.push((self.record, store.record_path(&diff_id)));
-        }
+        outcome.records.push((diff_id, self.record));
         let kept = self.kept.is_some();
         outcome.files.extend(self.kept.map(|draft| (draft, store.blob_path(&self.blob.digest))));
         let blob = BlobInfo { digest: self.blob.digest, diff_id, size: self.blob.size, kept };
@@ -120,8 +115,9 @@ impl Store {
             Some(diff_id) => Some(self.lock_layer(&diff_id, options.patience, observer)?),
             None => None,
         };
-        if let Some(known) = options.expected_diff_id.map(|d| self.known_layer(&d)).transpose()?.flatten() {
-            self.with_index(|index| index.write(|change| change.hold_layer(&known.diff_id, true)))?;
+        if let Some(known) = options.expected_diff_id.map(|d| self.known_layer(&d)).transpose()?.flatten()
+            && self.with_index(|index| index.write(|change| change.hold_layer(&known.diff_id, true)))?
+        {
             return Ok((known, ImportStats::default()));
         }
         let job = LayerJob {
@@ -155,16 +151,16 @@ impl Store {
         }
         let known = self.with_index(|index| index.layer(&diff_id))?.is_some();
         let mut outcome = Outcome::default();
-        let (info, blob) = layer.publish(self, known, &mut outcome);
+        let (info, blob) = layer.publish(self, &mut outcome);
         let info = LayerInfo { held: true, ..info };
         let record = |change: &Change<'_>| {
             change.add_layer(&info)?;
             change.add_blob(&blob)
         };
-        if known && outcome.files.is_empty() {
-            // What was stored on the way, if anything, goes with the ingest.
-            self.with_index(|index| index.write(record))?;
-        } else {
+        // If it is there still, what was stored on the way goes with the ingest.
+        let hold =
+            |change: &Change<'_>| Ok(change.hold_layer(&diff_id, true)? && change.add_blob(&blob).map(|()| true)?);
+        if !known || blob.kept || !self.with_index(|index| index.write(hold))? {
             ingest.commit(outcome, record)?;
         }
         drop(lock);
