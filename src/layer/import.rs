@@ -75,6 +75,8 @@ pub(crate) struct LayerDone {
     content: u64,
     record: Draft,
     kept: Option<Draft>,
+    /// Its record takes extents over from other layers, which may be gone since they were looked at.
+    borrowed: bool,
 }
 
 impl LayerDone {
@@ -82,13 +84,14 @@ impl LayerDone {
     pub(super) fn made(info: LayerInfo, content: u64, record: Draft) -> Self {
         let (digest, size) = (info.diff_id, info.tar_size);
         let blob = BlobSummary { digest, size, compression: Compression::None, tar_len: size };
-        Self { number: 0, info, blob, content, record, kept: None }
+        Self { number: 0, info, blob, content, record, kept: None, borrowed: true }
     }
 
     /// Adds the layer's files to `outcome`; returns what the database is to know.
     pub(crate) fn publish(self, store: &Store, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
         let diff_id = self.info.diff_id;
         outcome.records.push((diff_id, self.record));
+        outcome.borrowed |= self.borrowed;
         let kept = self.kept.is_some();
         outcome.files.extend(self.kept.map(|draft| (draft, store.blob_path(&self.blob.digest))));
         let blob = BlobInfo { digest: self.blob.digest, diff_id, size: self.blob.size, kept };
@@ -257,7 +260,7 @@ fn import_one(
         let (record, entries, content) = parsed.assembler.finish(parsed.diff_id, parsed.tar_size)?;
         observer.event(Event::LayerFinished { layer: number, diff_id: parsed.diff_id, known: false });
         let info = LayerInfo { diff_id: parsed.diff_id, tar_size: parsed.tar_size, entries, held: false };
-        Ok(LayerDone { number, info, blob, content, record, kept })
+        Ok(LayerDone { number, info, blob, content, record, kept, borrowed: false })
     })
 }
 

@@ -75,6 +75,8 @@ impl Store {
 pub(crate) struct Outcome {
     /// Layer records to publish. A layer that has a row when the session commits keeps the record it has.
     pub(crate) records: Vec<(Digest, Draft)>,
+    /// Whether records refer to chunks that were found before the session began.
+    pub(crate) borrowed: bool,
     /// Other drafts to publish, with the file each becomes: configurations, manifests, kept blobs.
     pub(crate) files: Vec<(Draft, PathBuf)>,
 }
@@ -211,10 +213,13 @@ fn enter(change: &Change<'_>, session: &Session<'_>, packs: &[SealedPack], outco
         change.seal_pack(pack.base, pack.len)?;
         change.add_chunks(pack.table()?)?;
     }
-    if change.generation()? != session.generation {
-        // Chunks this session found may have died since.
+    if outcome.borrowed || change.generation()? != session.generation {
+        // Chunks the records refer to may have died since they were found.
         for (diff_id, draft) in &outcome.records {
-            let lost = |id| Error::corrupt("gc took a chunk that an import counted on").subject(format!("chunk {id}"));
+            let lost = |id| {
+                let e = Error::new(crate::ErrorKind::FailedPrecondition, "gc took a chunk that a new layer counted on");
+                e.subject(format!("chunk {id}"))
+            };
             let keep = |id| if change.revive_chunk(&id)? { Ok(()) } else { Err(lost(id)) };
             chunk_refs(&draft.handle()?, diff_id, keep)?;
         }
