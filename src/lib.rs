@@ -98,9 +98,9 @@ pub use snapshot::{
     CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, SnapshotFilter,
     SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, mount_all, unmount,
 };
-pub use store::{ImageInfo, LayerInfo, OpenOptions, Store};
+pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
-pub use upkeep::Usage;
+pub use upkeep::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport, Usage};
 
 /// The examples of README.md, compiled and run with the tests.
 #[cfg(doctest)]

@@ -101,6 +101,20 @@ impl BlockHeader {
     pub(crate) fn payload_len(&self) -> usize {
         self.ids as usize * 32 + self.entries_stored as usize + self.segments_stored as usize
     }
+
+    fn check(&self, payload: &[u8]) -> Result<()> {
+        if payload.len() == self.payload_len() && *blake3::hash(payload).as_bytes() == self.payload_sum {
+            return Ok(());
+        }
+        Err(Error::corrupt("block of a layer record does not match its checksum"))
+    }
+
+    /// The chunks a block's extents lie in, without unpacking it; its payload is checked all the same.
+    pub(crate) fn chunks<'a>(&self, payload: &'a [u8]) -> Result<impl Iterator<Item = ContentId> + use<'a>> {
+        self.check(payload)?;
+        let (ids, _) = payload.as_chunks::<32>();
+        Ok(ids.iter().take(self.ids as usize).map(|id| ContentId::from_bytes(*id)))
+    }
 }
 
 /// A block read back.
@@ -113,9 +127,7 @@ pub(crate) struct Block {
 impl Block {
     /// Checks a block's payload against its header and unpacks it.
     pub(crate) fn decode(header: &BlockHeader, payload: &[u8]) -> Result<Self> {
-        if payload.len() != header.payload_len() || *blake3::hash(payload).as_bytes() != header.payload_sum {
-            return Err(Error::corrupt("block of a layer record does not match its checksum"));
-        }
+        header.check(payload)?;
         let mut c = Cursor::new(payload);
         let ids = (0..header.ids).map(|_| c.array().map(ContentId::from_bytes)).collect::<Result<_>>()?;
         let entries = inflate(c.take(header.entries_stored as usize)?, header.entries_raw as usize)?;

@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::layer::{ImportOptions, ImportStats, LayerDone, LayerImport, LayerJob, import_layers, import_stats};
 use crate::observe::{Event, Observer};
-use crate::store::{BlobInfo, ImageInfo, Ingest, LayerInfo, Outcome, Store};
+use crate::store::{BlobInfo, ImageInfo, Ingest, LayerInfo, Lease, Outcome, Store};
 use crate::sys::lock::Lock;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +63,8 @@ impl Store {
         options: &ImportOptions,
         observer: &dyn Observer,
     ) -> Result<ImageImport> {
+        // What is there stays there until the image keeps it.
+        let lease = self.lease_layers(plan.layers.iter().map(|l| &l.diff_id))?;
         let missing = self.missing(plan, options)?;
         // In ascending order, as everyone does, so that two images that share layers cannot wait for each other.
         let diff_ids: BTreeSet<Digest> = missing.iter().map(|(diff_id, _)| *diff_id).collect();
@@ -77,7 +79,7 @@ impl Store {
         let done = if jobs.is_empty() { vec![] } else { import_layers(&ingest, jobs, options, observer)? };
         let stats = import_stats(&ingest, &done);
         let new: BTreeMap<Digest, Digest> = done.iter().map(|d| (d.info.diff_id, d.blob.digest)).collect();
-        let image = self.commit(ingest, plan, name, done)?;
+        let image = self.commit(ingest, plan, name, done, &lease)?;
         let layers = image.layers.iter().map(|diff_id| {
             let known = self.known_layer(diff_id)?.ok_or_else(|| Error::not_found("no such layer").subject(diff_id))?;
             Ok(LayerImport { known: had.contains(diff_id), blob: new.get(diff_id).copied(), ..known })
@@ -130,14 +132,18 @@ impl Store {
         Ok(jobs)
     }
 
-    fn commit(&self, ingest: Ingest<'_>, plan: &ImagePlan, name: &str, done: Vec<LayerDone>) -> Result<ImageInfo> {
+    fn commit(
+        &self,
+        ingest: Ingest<'_>,
+        plan: &ImagePlan,
+        name: &str,
+        done: Vec<LayerDone>,
+        lease: &Lease<'_>,
+    ) -> Result<ImageInfo> {
         let mut outcome = Outcome::default();
         let mut new: Vec<(LayerInfo, BlobInfo)> = Vec::with_capacity(done.len());
         for layer in done {
-            let diff_id = layer.info.diff_id;
-            let again = new.iter().any(|(info, _)| info.diff_id == diff_id);
-            let known = again || self.with_index(|index| index.layer(&diff_id))?.is_some();
-            new.push(layer.publish(self, known, &mut outcome));
+            new.push(layer.publish(self, &mut outcome));
         }
         let manifest = match &plan.manifest {
             Some(manifest) => manifest.json.clone(),
@@ -156,7 +162,8 @@ impl Store {
                 change.add_layer(info)?;
                 change.add_blob(blob)?;
             }
-            change.put_image(&image)
+            change.put_image(&image)?;
+            lease.end_with(change)
         })?;
         Ok(image)
     }

@@ -75,6 +75,8 @@ pub(crate) struct LayerDone {
     content: u64,
     record: Draft,
     kept: Option<Draft>,
+    /// Its record takes extents over from other layers, which may be gone since they were looked at.
+    borrowed: bool,
 }
 
 impl LayerDone {
@@ -82,18 +84,14 @@ impl LayerDone {
     pub(super) fn made(info: LayerInfo, content: u64, record: Draft) -> Self {
         let (digest, size) = (info.diff_id, info.tar_size);
         let blob = BlobSummary { digest, size, compression: Compression::None, tar_len: size };
-        Self { number: 0, info, blob, content, record, kept: None }
+        Self { number: 0, info, blob, content, record, kept: None, borrowed: true }
     }
 
     /// Adds the layer's files to `outcome`; returns what the database is to know.
-    ///
-    /// A layer that is `known` keeps the record it has: that one's chunks are known to be there whatever becomes of
-    /// this import. Who asks holds the layer's lock, so the answer stays true.
-    pub(crate) fn publish(self, store: &Store, known: bool, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
+    pub(crate) fn publish(self, store: &Store, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
         let diff_id = self.info.diff_id;
-        if !known {
-            outcome.files.push((self.record, store.record_path(&diff_id)));
-        }
+        outcome.records.push((diff_id, self.record));
+        outcome.borrowed |= self.borrowed;
         let kept = self.kept.is_some();
         outcome.files.extend(self.kept.map(|draft| (draft, store.blob_path(&self.blob.digest))));
         let blob = BlobInfo { digest: self.blob.digest, diff_id, size: self.blob.size, kept };
@@ -133,8 +131,17 @@ impl Store {
             Some(diff_id) => Some(self.lock_layer(&diff_id, options.patience, observer)?),
             None => None,
         };
-        if let Some(known) = options.expected_diff_id.map(|d| self.known_layer(&d)).transpose()?.flatten() {
-            self.with_index(|index| index.write(|change| keep(change, &known.diff_id)))?;
+        // gc may have taken it since it was looked up.
+        let keep_known = |change: &Change<'_>, diff_id: &Digest| {
+            let there = change.has_layer(diff_id)?;
+            if there {
+                keep(change, diff_id)?;
+            }
+            Ok(there)
+        };
+        if let Some(known) = options.expected_diff_id.map(|d| self.known_layer(&d)).transpose()?.flatten()
+            && self.with_index(|index| index.write(|change| keep_known(change, &known.diff_id)))?
+        {
             return Ok((known, ImportStats::default()));
         }
         let job = LayerJob {
@@ -170,16 +177,22 @@ impl Store {
         }
         let known = self.with_index(|index| index.layer(&diff_id))?.is_some();
         let mut outcome = Outcome::default();
-        let (info, blob) = layer.publish(self, known, &mut outcome);
+        let (info, blob) = layer.publish(self, &mut outcome);
         let record = |change: &Change<'_>| {
             change.add_layer(&info)?;
             change.add_blob(&blob)?;
             keep(change, &diff_id)
         };
-        if known && outcome.files.is_empty() {
-            // What was stored on the way, if anything, goes with the ingest.
-            self.with_index(|index| index.write(record))?;
-        } else {
+        // If it is there still, what was stored on the way goes with the ingest.
+        let keep_there = |change: &Change<'_>| {
+            let there = change.has_layer(&diff_id)?;
+            if there {
+                change.add_blob(&blob)?;
+                keep(change, &diff_id)?;
+            }
+            Ok(there)
+        };
+        if !known || blob.kept || !self.with_index(|index| index.write(keep_there))? {
             ingest.commit(outcome, record)?;
         }
         drop(lock);
@@ -276,7 +289,7 @@ fn import_one(
         let (record, entries, content) = parsed.assembler.finish(parsed.diff_id, parsed.tar_size)?;
         observer.event(Event::LayerFinished { layer: number, diff_id: parsed.diff_id, known: false });
         let info = LayerInfo { diff_id: parsed.diff_id, tar_size: parsed.tar_size, entries, held: false };
-        Ok(LayerDone { number, info, blob, content, record, kept })
+        Ok(LayerDone { number, info, blob, content, record, kept, borrowed: false })
     })
 }
 

@@ -3,17 +3,22 @@
 //! A [`Store`] is a directory; any number of processes and threads may have it open. Floors above add what a layer or
 //! an image means; this one knows chunks, names of files, and durability.
 
+mod chunk_refs;
 mod index;
 mod ingest;
+mod lease;
 mod open;
 mod packs;
 mod pending;
 mod read;
 mod session;
 
-pub(crate) use index::{BlobInfo, Change, Index, SnapshotRow};
+pub(crate) use chunk_refs::chunk_refs;
+pub(crate) use index::{BlobInfo, Change, ChunkRow, Index, LeaseRef, Roots, SnapshotRow};
 pub use index::{ImageInfo, LayerInfo};
 pub(crate) use ingest::{IndexReader, Ingest, Slot};
+pub use lease::Lease;
+pub(crate) use lease::{chain_ids, now};
 pub use open::{OpenOptions, Store};
 pub(crate) use pending::Found;
 pub(crate) use read::{ChunkReader, RawChunk};

@@ -77,7 +77,7 @@ impl Store {
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
         let store = Self { root, chunking, indexes: Mutex::new(vec![index]), packs: PackFiles::default() };
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
-        let _ = store.sweep();
+        let _ = store.sweep().and_then(|()| store.end_leases());
         Ok(store)
     }
 

@@ -31,6 +31,10 @@ struct OpenPack {
 }
 
 impl PackFiles {
+    fn close(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn get(&self, store: &Store, index: &Index, location: &Location) -> Result<Arc<File>> {
         let address = u64::from(location.block) * BLOCK;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +93,13 @@ impl<'s> ChunkReader<'s> {
     /// # Errors
     /// `Corrupt`, naming the chunk, if the store does not have it or its bytes do not match its id.
     pub(crate) fn read(&mut self, id: &ContentId) -> Result<RawChunk> {
-        self.read_verified(id).map(Arc::new).map_err(|e| e.subject(format!("chunk {id}")))
+        let mut read = self.read_verified(id);
+        if read.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+            // gc may have removed the pack, and an import stored the chunk anew, since this looked where it is.
+            self.store.packs.close();
+            read = self.read_verified(id).or(read);
+        }
+        read.map(Arc::new).map_err(|e| e.subject(format!("chunk {id}")))
     }
 
     /// Where a chunk lies. Chunks in use stay where they are.

@@ -3,9 +3,11 @@
 //! A session owns a directory below `tmp/` that it keeps locked. Whoever opens the store removes the directories
 //! that nobody has locked any more, and their address reservations: crashed imports leave nothing for long.
 
+use super::chunk_refs::chunk_refs;
 use super::index::Change;
 use super::open::Store;
 use super::packs::SealedPack;
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use std::fs::{self, File};
@@ -17,6 +19,8 @@ pub(super) struct Session<'s> {
     store: &'s Store,
     pub(super) name: String,
     pub(super) path: PathBuf,
+    /// gc's when it began: what died later, this session may count on.
+    generation: u64,
     /// Whether its transaction failed while committing: then only the next open can tell what became of it.
     undecided: AtomicBool,
     /// Held open for the lock it carries.
@@ -28,12 +32,14 @@ impl<'s> Session<'s> {
         // Between making and locking, the directory must not look abandoned to a sweeper.
         let _sessions = store.lock_sessions()?;
         let tmp = store.dir("tmp");
-        let made = tempfile::Builder::new().prefix("session-").tempdir_in(&tmp);
+        // gc reads the generation off the name: it sees it as soon as it sees the session.
+        let generation = store.with_index(|index| index.generation())?;
+        let made = tempfile::Builder::new().prefix(&format!("session-{generation}-")).tempdir_in(&tmp);
         let path = made.map_err(|e| io_error("create session below", &tmp, e))?.keep();
         let lock = File::open(&path).map_err(|e| io_error("open", &path, e))?;
         lock.try_lock().map_err(|e| io_error("lock", &path, e))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { store, name, path, undecided: AtomicBool::new(false), _lock: lock })
+        Ok(Self { store, name, path, generation, undecided: AtomicBool::new(false), _lock: lock })
     }
 }
 
@@ -67,13 +73,17 @@ impl Store {
 /// What a session leaves behind when it succeeds.
 #[derive(Default)]
 pub(crate) struct Outcome {
-    /// Drafts to publish, with the file each becomes: layer records, configurations, manifests, kept blobs.
+    /// Layer records to publish. A layer that has a row when the session commits keeps the record it has.
+    pub(crate) records: Vec<(Digest, Draft)>,
+    /// Whether records refer to chunks that were found before the session began.
+    pub(crate) borrowed: bool,
+    /// Other drafts to publish, with the file each becomes: configurations, manifests, kept blobs.
     pub(crate) files: Vec<(Draft, PathBuf)>,
 }
 
 impl Store {
     /// Removes what crashed sessions left: their drafts and the addresses they had reserved.
-    pub(super) fn sweep(&self) -> Result<()> {
+    pub(crate) fn sweep(&self) -> Result<()> {
         let tmp = self.dir("tmp");
         let any = |dir: &Path| fs::read_dir(dir).map_err(|e| io_error("read directory", dir, e));
         let reserved = self.with_index(|index| index.sessions())?;
@@ -117,51 +127,104 @@ impl Store {
         }
     }
 
+    /// The generation in which the oldest session that is alive began; `None` if there is none.
+    pub(crate) fn oldest_session(&self) -> Result<Option<u64>> {
+        let _sessions = self.lock_sessions()?;
+        let tmp = self.dir("tmp");
+        let mut oldest = None;
+        for found in fs::read_dir(&tmp).map_err(|e| io_error("read directory", &tmp, e))?.flatten() {
+            let Ok(dir) = File::open(found.path()) else { continue };
+            if dir.try_lock().is_ok() {
+                continue;
+            }
+            let name = found.file_name();
+            let generation =
+                name.to_str().and_then(|name| name.strip_prefix("session-")?.split('-').next()?.parse().ok());
+            // One that does not say may be of any age.
+            oldest = Some(generation.unwrap_or(0).min(oldest.unwrap_or(u64::MAX)));
+        }
+        Ok(oldest)
+    }
+
     /// Makes everything a session produced durable and visible, in the order of `docs/ORDERING.md`.
-    /// Nothing refers to a file before it is on disk under its final name.
+    /// Nothing refers to a file before it is on disk under its final name, and no file gets that outside a transaction:
+    /// whoever holds one and finds a file that no row names knows that nobody is about to add the row.
     pub(super) fn publish(
         &self,
         session: &Session<'_>,
         mut packs: Vec<SealedPack>,
-        outcome: Outcome,
+        mut outcome: Outcome,
         record: impl FnOnce(&Change<'_>) -> Result<()>,
     ) -> Result<()> {
-        let mut new = Vec::new();
-        if let Err(e) = self.publish_files(&mut packs, outcome, &mut new) {
-            // Nothing refers to them; packs go with the session.
-            new.iter().for_each(|path| drop(fs::remove_file(path)));
-            return Err(e);
-        }
+        packs.iter().try_for_each(|pack| pack.draft.sync())?; // 1. the bytes of packs,
+        outcome.records.iter().try_for_each(|(_, draft)| draft.sync())?; // of records
+        outcome.files.iter().try_for_each(|(draft, _)| draft.sync())?; // and of blobs
         let commit = |change: &Change<'_>| {
-            for pack in &packs {
-                change.seal_pack(pack.base, pack.len)?;
-                change.add_chunks(pack.table()?)?;
+            let mut new = Vec::new();
+            let done = self.give_names(change, &mut packs, &mut outcome, &mut new); // 2. and 3. their names
+            let done = done.and_then(|()| enter(change, session, &packs, &outcome)).and_then(|()| record(change));
+            if done.is_err() {
+                // Nothing refers to them; packs go with the session.
+                new.iter().for_each(|path| drop(fs::remove_file(path)));
             }
-            record(change)?;
-            change.drop_reservations(&session.name)
+            done
         };
-        let committed = self.with_index(|index| index.write(commit)); // 4. the transaction that makes all of it count
+        let committed = self.with_index(|index| index.write(commit)); // 4. the end of the transaction makes all count
         session.undecided.store(committed.is_err(), Relaxed);
         committed
     }
 
-    /// Steps 1 to 3; `new` gets the records and blobs that were not there before.
-    fn publish_files(&self, packs: &mut [SealedPack], outcome: Outcome, new: &mut Vec<PathBuf>) -> Result<()> {
-        for pack in packs.iter_mut() {
-            pack.draft.publish(&self.pack_path(pack.base))?; // 1. pack bytes, then their name
-        }
+    /// Steps 2 and 3; `new` gets the records and blobs that were not there before.
+    fn give_names(
+        &self,
+        change: &Change<'_>,
+        packs: &mut [SealedPack],
+        outcome: &mut Outcome,
+        new: &mut Vec<PathBuf>,
+    ) -> Result<()> {
         let mut dirs: Vec<PathBuf> = Vec::new();
-        for (mut draft, target) in outcome.files {
+        for pack in packs {
+            pack.draft.rename(&self.pack_path(pack.base))?;
+            dirs.push(self.dir("packs"));
+        }
+        let mut known = Vec::new();
+        for (diff_id, _) in &outcome.records {
+            known.push(change.has_layer(diff_id)?);
+        }
+        let mut known = known.into_iter();
+        outcome.records.retain(|_| known.next() == Some(false));
+        let records = outcome.records.iter_mut().map(|(diff_id, draft)| (draft, self.record_path(diff_id)));
+        let blobs = outcome.files.iter_mut().map(|(draft, target)| (draft, target.clone()));
+        for (draft, target) in records.chain(blobs) {
             let fresh = !target.exists();
-            draft.publish(&target)?; // 2. records and blobs, then their names
+            draft.rename(&target)?;
             dirs.extend(target.parent().map(Path::to_owned));
             new.extend(fresh.then_some(target));
         }
-        dirs.extend((!packs.is_empty()).then(|| self.dir("packs")));
         dirs.sort();
         dirs.dedup();
-        dirs.iter().try_for_each(|dir| sync_dir(dir)) // 3. the names themselves
+        dirs.iter().try_for_each(|dir| sync_dir(dir))
     }
+}
+
+/// Enters what was published into the database, but for what it means.
+fn enter(change: &Change<'_>, session: &Session<'_>, packs: &[SealedPack], outcome: &Outcome) -> Result<()> {
+    for pack in packs {
+        change.seal_pack(pack.base, pack.len)?;
+        change.add_chunks(pack.table()?)?;
+    }
+    if outcome.borrowed || change.generation()? != session.generation {
+        // Chunks the records refer to may have died since they were found.
+        for (diff_id, draft) in &outcome.records {
+            let lost = |id| {
+                let e = Error::new(crate::ErrorKind::FailedPrecondition, "gc took a chunk that a new layer counted on");
+                e.subject(format!("chunk {id}"))
+            };
+            let keep = |id| if change.revive_chunk(&id)? { Ok(()) } else { Err(lost(id)) };
+            chunk_refs(&draft.handle()?, diff_id, keep)?;
+        }
+    }
+    change.drop_reservations(&session.name)
 }
 
 /// A session whose worker failed reports why once; everyone else sees this.

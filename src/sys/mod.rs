@@ -5,7 +5,11 @@
 pub(crate) mod dirs;
 pub(crate) mod lock;
 pub(crate) mod mount;
+pub(crate) mod mounts;
+pub(crate) mod openers;
+pub(crate) mod process;
 pub(crate) mod publish;
 pub(crate) mod raw;
 pub(crate) mod scan;
+pub(crate) mod space;
 pub(crate) mod upper;

@@ -82,6 +82,11 @@ impl Draft {
     /// The caller must still [`sync_dir`] the target's directory, which lets several files share that.
     pub(crate) fn publish(&mut self, target: &Path) -> Result<()> {
         self.sync()?;
+        self.rename(target)
+    }
+
+    /// The second half of [`publish`](Self::publish): the bytes are on disk, now the name.
+    pub(crate) fn rename(&mut self, target: &Path) -> Result<()> {
         fs::rename(&self.path, target).map_err(|e| io_error("rename into place", target, e))?;
         self.published = true;
         Ok(())

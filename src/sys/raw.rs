@@ -3,6 +3,7 @@
 
 use rustix::process::umask;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use std::os::fd::AsRawFd;
 
 /// Gives the calling thread a umask of its own, 0, so that files get exactly the modes they are created with. Where a
 /// sandbox forbids that, returns the umask that stays in force. For threads this library started: a thread keeps it.
@@ -17,6 +18,20 @@ pub(crate) fn clear_umask() -> u16 {
     let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     // What is not known is taken to clear every bit, which costs a call per file and harms nothing.
     mask.and_then(|mask| u16::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777)
+}
+
+/// `include/uapi/asm-generic/fcntl.h`; the libc crate lacks it.
+const F_SETSIG: libc::c_int = 10;
+
+/// Takes a write lease on a file, which is given only if nobody else has it open; false if somebody has. It ends when the
+/// file is closed. Whoever opens the file meanwhile waits, and this process gets a signal it ignores.
+pub(crate) fn lease_alone(file: &std::fs::File) -> bool {
+    let control = |command: libc::c_int, value: libc::c_int| {
+        // SAFETY: the descriptor is open as long as `file` is borrowed, and both commands take a plain integer.
+        unsafe { libc::fcntl(file.as_raw_fd(), command, value) == 0 }
+    };
+    // SIGIO, the default, kills; SIGURG does nothing unless asked for.
+    control(F_SETSIG, libc::SIGURG) && control(libc::F_SETLEASE, libc::F_WRLCK)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! Looking after a store: what it takes.
+//! Looking after a store: what it takes, what of it is garbage, whether it is sound.
 
+mod gc;
 mod usage;
 
+pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 pub use usage::Usage;

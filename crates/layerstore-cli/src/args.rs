@@ -1,6 +1,7 @@
 //! What can be typed. Every command's help ends in examples; the table of exit codes is in `errors.rs` too.
 
 mod snapshots;
+mod upkeep;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use layerstore::{Compress, Compression, Digest, Platform};
@@ -8,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 pub(crate) use snapshots::{Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
+pub(crate) use upkeep::Gc;
 
 const ABOUT: &str = "Content-addressable store for container image layers";
 
@@ -67,6 +69,7 @@ pub(crate) enum Command {
     Cat(Cat),
     Inspect(Inspect),
     Rm(Rm),
+    Gc(Gc),
     Snapshot(Snapshot),
     Mount(MountArgs),
     Umount(Umount),

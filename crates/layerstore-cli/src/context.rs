@@ -56,6 +56,11 @@ impl Context {
         if self.global.verbose { digest.to_string() } else { digest.hex()[..12].to_owned() }
     }
 
+    /// As [`digest`](Self::digest), of digits or any other name.
+    pub(crate) fn digits<'a>(&self, name: &'a str) -> &'a str {
+        if self.global.verbose { name } else { name.get(..12).unwrap_or(name) }
+    }
+
     fn store_dir(&self) -> Result<PathBuf, Failure> {
         if let Some(dir) = &self.global.store {
             return Ok(dir.clone());

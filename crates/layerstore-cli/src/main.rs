@@ -47,6 +47,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Cat(args) => commands::cat::run(context, &args),
         Command::Inspect(args) => commands::inspect::run(context, &args),
         Command::Rm(args) => commands::rm::run(context, &args),
+        Command::Gc(args) => commands::gc::run(context, &args),
         Command::Usage => commands::usage::run(context),
         Command::Completions { shell } => commands::completions::run(context, shell),
         Command::Snapshot(args) => commands::snapshot::run(context, &args),

@@ -32,11 +32,12 @@ impl Erofs {
 
     /// Builds the image of `layers` and publishes it; returns the packs it needs.
     fn build(&self, layers: &[Digest], path: &Path) -> Result<()> {
+        // As long as this session lasts, gc frees no space of chunks it finds alive.
+        let scratch = self.store.scratch()?;
         let tree = self.store.tree(layers)?;
         let Built { bytes, packs } = image::build(&self.store, &tree)?;
         drop(tree);
         packs.iter().try_for_each(|base| self.store.check_pack(*base))?;
-        let scratch = self.store.scratch()?;
         let mut draft = Draft::create(scratch.path().join("image"))?;
         draft.append(&bytes)?;
         draft.publish(path)?;

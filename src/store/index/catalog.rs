@@ -2,7 +2,7 @@
 
 use super::{BlobInfo, Change, ImageInfo, Index, LayerInfo, db_error, digest};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use rusqlite::{Row, params};
 
 impl Index {
@@ -16,6 +16,11 @@ impl Index {
 
     pub(crate) fn blob(&self, digest: &Digest) -> Result<Option<BlobInfo>> {
         self.one(&format!("{BLOB} WHERE digest = ?1"), [digest.as_bytes()], blob_row)
+    }
+
+    /// Blobs whose bytes are kept.
+    pub(crate) fn kept_blobs(&self) -> Result<Vec<BlobInfo>> {
+        self.all(&format!("{BLOB} WHERE kept"), [], blob_row)
     }
 
     pub(crate) fn images(&self) -> Result<Vec<ImageInfo>> {
@@ -78,12 +83,15 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Names an image, taking the name from what had it.
+    /// Names an image, taking the name from what had it. `NotFound` unless its layers are there.
     pub(crate) fn put_image(&self, image: &ImageInfo) -> Result<()> {
         let (config, manifest) = (image.config.as_bytes(), image.manifest.as_bytes());
         let sql = "INSERT OR REPLACE INTO images (name, config, manifest) VALUES (?1, ?2, ?3)";
         self.run(sql, params![image.name, config, manifest])?;
         for (position, layer) in image.layers.iter().enumerate() {
+            if !self.has_layer(layer)? {
+                return Err(Error::not_found("a layer of the image is gone").subject(layer));
+            }
             let sql = "INSERT OR REPLACE INTO image_layers (config, position, diff_id) VALUES (?1, ?2, ?3)";
             self.run(sql, params![config, position as i64, layer.as_bytes()])?;
         }

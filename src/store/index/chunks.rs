@@ -59,7 +59,10 @@ impl Index {
 impl Change<'_> {
     /// Reserves `len` bytes of addresses for a pack that `session` writes; no other pack will ever share them.
     pub(crate) fn reserve_pack(&self, len: u64, session: &str) -> Result<u64> {
-        let sql = "SELECT coalesce(max(base + len), ?1) FROM packs";
+        // Addresses that a removed pack had are not given out again as long as there are others: a reader may still
+        // have its file open.
+        let sql = "SELECT max(?1, coalesce((SELECT max(base + len) FROM packs), 0), \
+                   (SELECT value FROM counters WHERE name = 'top'))";
         let top = self.tx.query_row(sql, [BLOCK as i64], |r| r.get::<_, i64>(0)).map_err(db_error("reserve"))? as u64;
         let base = if top + len <= ADDRESS_LIMIT { Some(top) } else { self.first_gap(len)? };
         let base = base.ok_or_else(|| Error::limit("the store's address space is full", ADDRESS_LIMIT, top + len))?;
@@ -101,22 +104,27 @@ impl Change<'_> {
         // Ascending ids fill the index's pages in order, which is faster and leaves them fuller.
         chunks.sort_unstable_by_key(|c| c.id);
         let mut members = Vec::new();
-        let sql = "INSERT INTO chunks (id, block, stored, raw) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+        let mut n = self.last_chunk()?;
+        let sql = "INSERT INTO chunks (n, id, block, stored, raw) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
         let mut insert = self.tx.prepare_cached(sql).map_err(db_error("add chunks"))?;
         for c in &chunks {
             let stored = c.location.stored_len | u32::from(c.location.codec.to_u8()) << 24;
-            let values = params![c.id.as_bytes(), c.location.block, stored, c.location.raw_len];
+            let values = params![n + 1, c.id.as_bytes(), c.location.block, stored, c.location.raw_len];
             if insert.execute(values).map_err(db_error("add chunk"))? == 0 {
                 continue;
             }
-            let (n, mut start) = (self.tx.last_insert_rowid(), 0u32);
+            n += 1;
+            let mut start = 0u32;
             for m in &c.members {
                 members.push((m.id, n, start));
                 start += m.len;
             }
         }
         members.sort_unstable();
-        let sql = "INSERT INTO members (id, chunk, start) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+        // A small file whose bundle is dead is in this one from now on.
+        let sql = "INSERT INTO members (id, chunk, start) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE \
+                   SET chunk = excluded.chunk, start = excluded.start \
+                   WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE n = members.chunk)";
         let mut insert = self.tx.prepare_cached(sql).map_err(db_error("add members"))?;
         for (id, n, start) in members {
             insert.execute(params![id.as_bytes(), n, start]).map_err(db_error("add member"))?;

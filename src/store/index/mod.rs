@@ -8,11 +8,20 @@
 //! | `chunks.rs` | packs, chunks, members |
 //! | `catalog.rs` | layers, blobs, images |
 //! | `snapshots.rs` | snapshots, labels |
+//! | `leases.rs` | leases and what they keep |
+//! | `garbage.rs` | dead chunks, counters |
+//! | `roots.rs` | all that keeps something, read at once |
 
 mod catalog;
 mod chunks;
+mod garbage;
+mod leases;
+mod roots;
 mod snapshots;
 
+pub(crate) use garbage::ChunkRow;
+pub(crate) use leases::{LeaseRef, LeaseRow};
+pub(crate) use roots::Roots;
 pub(crate) use snapshots::SnapshotRow;
 
 use crate::digest::Digest;
@@ -156,13 +165,11 @@ impl Index {
     }
 
     fn one<T>(&self, sql: &str, p: impl Params, f: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>> {
-        let query = || self.db.prepare_cached(sql)?.query_row(p, f).optional();
-        query().map_err(db_error("read"))
+        one(&self.db, sql, p, f)
     }
 
     fn all<T>(&self, sql: &str, p: impl Params, f: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>> {
-        let query = || self.db.prepare_cached(sql)?.query_map(p, f)?.collect::<rusqlite::Result<_>>();
-        query().map_err(db_error("read"))
+        all(&self.db, sql, p, f)
     }
 
     /// Runs `work` in one write transaction; it is on disk when this returns `Ok`.
@@ -183,6 +190,26 @@ impl Index {
     pub(crate) fn end_reading(&self) -> Result<()> {
         self.db.execute_batch("COMMIT").map_err(db_error("end reading"))
     }
+}
+
+fn one<T>(
+    db: &Connection,
+    sql: &str,
+    p: impl Params,
+    f: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Option<T>> {
+    let query = || db.prepare_cached(sql)?.query_row(p, f).optional();
+    query().map_err(db_error("read"))
+}
+
+fn all<T>(
+    db: &Connection,
+    sql: &str,
+    p: impl Params,
+    f: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>> {
+    let query = || db.prepare_cached(sql)?.query_map(p, f)?.collect::<rusqlite::Result<_>>();
+    query().map_err(db_error("read"))
 }
 
 /// The changes one transaction can make.

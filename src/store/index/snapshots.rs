@@ -1,10 +1,10 @@
 //! Snapshots and their labels: rows only. What they mean is the business of `snapshot/`.
 
-use super::{Change, Index, db_error, digest};
+use super::{Change, Index, all, db_error, digest};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use rusqlite::types::Type;
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use std::collections::BTreeMap;
 
 /// Whose key it is, and the key.
@@ -59,6 +59,10 @@ fn row(r: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
     })
 }
 
+pub(super) fn snapshots(db: &Connection) -> Result<Vec<SnapshotRow>> {
+    all(db, SNAPSHOT, [], row)
+}
+
 impl Index {
     pub(crate) fn snapshot(&self, (namespace, key): SnapshotKey<'_>) -> Result<Option<SnapshotRow>> {
         let found = self.one(&format!("{SNAPSHOT} WHERE namespace = ?1 AND key = ?2"), [namespace, key], row)?;
@@ -102,8 +106,7 @@ impl Change<'_> {
 
     /// All snapshots of all namespaces, labels left out.
     pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
-        let query = || self.tx.prepare_cached(SNAPSHOT)?.query_map([], row)?.collect::<rusqlite::Result<_>>();
-        query().map_err(db_error("read"))
+        snapshots(&self.tx)
     }
 
     /// Adds a snapshot, or writes one that has a number anew. Returns its number.

@@ -5,6 +5,7 @@ pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;

@@ -6,3 +6,4 @@ mod images;
 mod layers;
 mod streams;
 mod support;
+mod upkeep;

@@ -1,0 +1,71 @@
+//! `layerstore gc`.
+
+use crate::args::Gc;
+use crate::context::Context;
+use crate::errors::Failure;
+use crate::output::{Table, size};
+use layerstore::{Garbage, GcOptions, GcPlan, GcReport};
+use serde_json::{Value, json};
+
+pub(crate) fn run(context: &Context, args: &Gc) -> Result<(), Failure> {
+    let store = context.store()?;
+    let options = GcOptions::default();
+    let plan = store.gc_plan(&options, &())?;
+    if args.dry_run {
+        return show(context, &plan);
+    }
+    let report = store.gc(&plan, &options, &())?;
+    tell(context, &report)
+}
+
+fn to_json(garbage: &[Garbage]) -> Vec<Value> {
+    let one = |g: &Garbage| json!({ "kind": g.kind.as_str(), "name": g.name, "bytes": g.bytes, "why": g.why });
+    garbage.iter().map(one).collect()
+}
+
+fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
+    if context.json() {
+        return context.out().json(&json!({
+            "garbage": to_json(&plan.garbage), "chunks": plan.chunks, "punch": plan.punch, "bytes": plan.bytes(),
+        }));
+    }
+    let mut table = Table::new(&["WHAT", "NAME", ">SIZE", "WHY"]);
+    for g in &plan.garbage {
+        table.row([g.kind.as_str().into(), context.digits(&g.name).to_owned(), size(g.bytes), g.why.into()]);
+    }
+    if plan.punch > 0 {
+        let why = format!("no layer needs what was there; {} chunks die in all", plan.chunks);
+        table.row(["space".into(), "in packs".into(), size(plan.punch), why]);
+    }
+    if !plan.is_empty() {
+        table.print(context.out(), "")?;
+    }
+    context.out().line(format!("{} would be freed", size(plan.bytes())))
+}
+
+fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
+    if context.json() {
+        return context.out().json(&json!({
+            "removed": to_json(&report.removed), "chunks": report.chunks, "punched": report.punched,
+            "waiting": report.waiting, "unpunched": report.unpunched, "bytes": report.bytes(),
+        }));
+    }
+    if context.quiet() {
+        return Ok(());
+    }
+    context.out().line(format!(
+        "freed {}: {} files and directories, {} chunks",
+        size(report.bytes()),
+        report.removed.len(),
+        report.chunks
+    ))?;
+    if report.waiting > 0 {
+        let why = "an import that is running or a mount may need them";
+        context.out().line(format!("{} chunks wait for a later gc: {why}", report.waiting))?;
+    }
+    if report.unpunched > 0 {
+        let why = "this file system cannot punch holes";
+        context.out().line(format!("{} stay in use: {why}", size(report.unpunched)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! Commands that look after a store.
+
+use crate::support::Place;
+
+#[test]
+fn gc_shows_what_it_would_remove_then_removes_it() {
+    let place = Place::new();
+    let layer = place.with_layer();
+    let nothing = &place.json(&["gc", "--dry-run"])[0];
+    assert_eq!((nothing["bytes"].as_u64(), nothing["garbage"].as_array().map(Vec::len)), (Some(0), Some(0)));
+    assert_eq!(place.text(&["gc", "--dry-run"]), "0 B would be freed\n");
+
+    place.ok(&["rm", &layer]);
+    let plan = &place.json(&["gc", "--dry-run"])[0];
+    let kinds: Vec<_> = plan["garbage"].as_array().expect("a list").iter().map(|g| g["kind"].as_str()).collect();
+    assert_eq!(kinds, [Some("layer"), Some("pack")]);
+    let text = place.text(&["gc", "--dry-run"]);
+    assert!(text.contains(&layer[..12]) && !text.contains(&layer), "{text}");
+    assert!(place.text(&["gc", "--dry-run", "--verbose"]).contains(&layer));
+    assert_eq!(place.json(&["layers"]).len(), 1, "a dry run removes nothing");
+
+    let report = &place.json(&["gc"])[0];
+    assert_eq!((&report["bytes"], &report["chunks"]), (&plan["bytes"], &plan["chunks"]));
+    assert!(place.json(&["layers"]).is_empty());
+    let usage = &place.json(&["usage"])[0];
+    assert_eq!((&usage["disk"]["packs"], &usage["disk"]["records"]), (&0.into(), &0.into()));
+    assert_eq!(place.text(&["gc"]), "freed 0 B: 0 files and directories, 0 chunks\n");
+    assert!(place.text(&["gc", "--quiet"]).is_empty());
+}

@@ -1,0 +1,126 @@
+//! Removing layers, blobs, directories and images.
+//!
+//! A file gets its final name only inside a transaction that also adds the row which names it (`store/session.rs`).
+//! So whoever holds a transaction, and finds a file that nothing names, may take it away. It is renamed into a scratch
+//! directory, which takes no time, and removed after the transaction.
+
+use super::live::Live;
+use super::plan::{Garbage, GarbageKind, GcPlan, GcReport};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::observe::{Observer, check};
+use crate::store::{Change, Scratch, Store};
+use crate::sys::mount::{is_mount_point, unmount};
+use crate::sys::mounts::MountTables;
+use crate::sys::openers::if_nobody_has;
+use crate::sys::publish::io_error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files moved away in one transaction, which others wait for.
+const BATCH: usize = 256;
+
+pub(super) struct Removal<'s, 'p> {
+    store: &'s Store,
+    plan: &'p GcPlan,
+    scratch: Scratch<'s>,
+    mounts: MountTables,
+}
+
+impl<'s, 'p> Removal<'s, 'p> {
+    pub(super) fn begin(store: &'s Store, plan: &'p GcPlan) -> Result<Self> {
+        Ok(Self { store, plan, scratch: store.scratch()?, mounts: MountTables::read() })
+    }
+
+    /// Step 1: rows, of what is garbage still.
+    pub(super) fn rows(&self) -> Result<()> {
+        let dead: Vec<Digest> =
+            self.plan.garbage.iter().filter(|g| g.kind == GarbageKind::Layer).flat_map(digest).collect();
+        let remove = |change: &Change<'_>| {
+            // This also writes over what a commit that failed half-way may have left in the journal.
+            change.next_generation()?;
+            change.drop_unnamed_configs()?;
+            let live = Live::new(&change.roots()?);
+            for layer in dead.iter().filter(|layer| !live.layers.contains(layer)) {
+                change.drop_layer(layer)?;
+            }
+            change.drop_blobs_of_no_layer().map(drop)
+        };
+        self.store.with_index(|index| index.write(remove))
+    }
+
+    /// Step 2: files and directories that nothing names.
+    pub(super) fn files(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
+        let garbage: Vec<&Garbage> = self.plan.garbage.iter().filter(|g| g.kind != GarbageKind::Pack).collect();
+        for batch in garbage.chunks(BATCH) {
+            check(observer)?;
+            let moved = |change: &Change<'_>| {
+                let live = Live::new(&change.roots()?);
+                let mut moved = Vec::new();
+                for garbage in batch {
+                    if self.remove(change, &live, garbage)? {
+                        moved.push((*garbage).clone());
+                    }
+                }
+                Ok(moved)
+            };
+            report.removed.extend(self.store.with_index(|index| index.write(moved))?);
+        }
+        Ok(())
+    }
+
+    /// False if somebody came to need it, or has it open.
+    fn remove(&self, change: &Change<'_>, live: &Live, garbage: &Garbage) -> Result<bool> {
+        let root = self.store.path();
+        match (garbage.kind, digest(garbage), garbage.name.parse::<u64>()) {
+            (GarbageKind::Layer, Some(layer), _) if !change.has_layer(&layer)? => {
+                self.take(&self.store.record_path(&layer))
+            }
+            (GarbageKind::Blob, Some(blob), _) if !live.blobs.contains(&blob) && !change.keeps_blob(&blob)? => {
+                self.take(&self.store.blob_path(&blob))
+            }
+            (GarbageKind::Tree, Some(chain), _) if !live.keeps_chain("trees", &chain) => {
+                self.take_unmounted(&root.join("trees").join(chain.hex()))
+            }
+            (GarbageKind::Image, Some(chain), _) if !live.keeps_chain("mounts", &chain) => self.image(&chain),
+            (GarbageKind::Snapshot, _, Ok(n)) if !live.keeps_snapshot(n) => {
+                self.take_unmounted(&root.join("snapshots").join(n.to_string()))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A metadata image goes only when no mount has it open, in whatever namespace: an overlay goes on using it after it
+    /// was unmounted here.
+    fn image(&self, chain: &Digest) -> Result<bool> {
+        let root = self.store.path();
+        let (mount, image) = (root.join("mounts").join(chain.hex()), root.join("images").join(chain.hex() + ".erofs"));
+        if !image.exists() || (is_mount_point(&mount) && unmount(&mount).is_err()) {
+            return Ok(false);
+        }
+        let taken = if_nobody_has(&image, || self.take(&image))?.unwrap_or(false);
+        if taken {
+            // Only an empty directory, and one that no mount covers, can be removed like this.
+            let _ = fs::remove_dir(mount);
+        }
+        Ok(taken)
+    }
+
+    fn take_unmounted(&self, path: &Path) -> Result<bool> {
+        if self.mounts.mention(path) { Ok(false) } else { self.take(path) }
+    }
+
+    fn take(&self, path: &Path) -> Result<bool> {
+        let name = path.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy().into_owned());
+        let target: PathBuf = self.scratch.path().join(name.collect::<Vec<_>>().join("-"));
+        match fs::rename(path, target) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(io_error("move away", path, e)),
+        }
+    }
+}
+
+fn digest(garbage: &Garbage) -> Option<Digest> {
+    Digest::from_hex(&garbage.name).ok()
+}

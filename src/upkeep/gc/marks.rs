@@ -1,0 +1,156 @@
+//! Which chunks layers need.
+//!
+//! Marking reads the chunk ids of records, and remembers eight bytes of each: an id that begins like a living one is
+//! taken for it, which keeps garbage at worst. Where even that is more than memory should hold, it is done in several
+//! passes, each over the ids that begin alike.
+
+use crate::digest::Digest;
+use crate::error::{Error, Result};
+use crate::id::ContentId;
+use crate::observe::{Observer, check};
+use crate::store::{ChunkRow, Store, chunk_refs};
+use crate::sys::publish::io_error;
+use std::collections::HashSet;
+use std::fs::File;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Marks held at a time; some 75 MB.
+const MARKS_MAX: u64 = 4 << 20;
+/// Rows read from the database at a time.
+const ROWS: u32 = 16 << 10;
+
+/// Ids are uniform, so their own bits are hash enough.
+#[derive(Default)]
+struct Itself(u64);
+
+impl Hasher for Itself {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, b| hash << 8 | u64::from(*b));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The marks of one pass.
+pub(super) struct Marks {
+    /// Ids that begin with these, both included.
+    range: (u64, u64),
+    set: HashSet<u64, BuildHasherDefault<Itself>>,
+    /// Layers whose records were read.
+    layers: HashSet<Digest>,
+}
+
+/// Makes the marks of `layers`, pass by pass.
+pub(super) struct Marker<'a> {
+    store: &'a Store,
+    layers: Vec<Digest>,
+    observer: &'a dyn Observer,
+    passes: u64,
+    pass: u64,
+}
+
+fn prefix(id: &ContentId) -> u64 {
+    let (head, _) = id.as_bytes().split_at(8);
+    head.iter().fold(0, |n, b| n << 8 | u64::from(*b))
+}
+
+impl<'a> Marker<'a> {
+    pub(super) fn new(store: &'a Store, layers: Vec<Digest>, observer: &'a dyn Observer) -> Result<Self> {
+        let (chunks, _, _) = store.with_index(|index| index.totals())?;
+        Ok(Self { store, layers, observer, passes: chunks.div_ceil(MARKS_MAX).max(1), pass: 0 })
+    }
+
+    /// The marks of the next pass; `None` after the last.
+    pub(super) fn next(&mut self) -> Result<Option<Marks>> {
+        if self.pass == self.passes {
+            return Ok(None);
+        }
+        let width = u64::MAX / self.passes;
+        let last = if self.pass + 1 == self.passes { u64::MAX } else { (self.pass + 1) * width - 1 };
+        let mut marks = Marks { range: (self.pass * width, last), set: HashSet::default(), layers: HashSet::new() };
+        for layer in &self.layers {
+            check(self.observer)?;
+            marks.add(self.store, layer)?;
+        }
+        self.pass += 1;
+        Ok(Some(marks))
+    }
+}
+
+impl Marks {
+    /// Marks what a layer needs, unless that was done.
+    pub(super) fn add(&mut self, store: &Store, layer: &Digest) -> Result<()> {
+        if !self.layers.insert(*layer) {
+            return Ok(());
+        }
+        let path = store.record_path(layer);
+        let file = File::open(&path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::corrupt("layer record is missing").subject(path.display()),
+            _ => io_error("open", &path, e),
+        })?;
+        let (first, last) = self.range;
+        let mark = |id: ContentId| {
+            let prefix = prefix(&id);
+            if (first..=last).contains(&prefix) {
+                self.set.insert(prefix);
+            }
+            Ok(())
+        };
+        chunk_refs(&file, layer, mark).map_err(|e| e.subject(path.display()))
+    }
+
+    /// Whether a layer needs a chunk; `None` if that is another pass's to say.
+    pub(super) fn alive(&self, id: &ContentId) -> Option<bool> {
+        let prefix = prefix(id);
+        (self.range.0..=self.range.1).contains(&prefix).then(|| self.set.contains(&prefix))
+    }
+
+    /// Goes through this pass's chunks, and says whether each is needed.
+    pub(super) fn for_each_chunk(
+        &self,
+        store: &Store,
+        observer: &dyn Observer,
+        mut visit: impl FnMut(&ChunkRow, bool) -> Result<()>,
+    ) -> Result<()> {
+        let mut last = 0;
+        loop {
+            check(observer)?;
+            let rows = store.with_index(|index| index.chunks_after(last, ROWS))?;
+            let Some(end) = rows.last() else { return Ok(()) };
+            last = end.n;
+            for row in &rows {
+                if let Some(alive) = self.alive(&row.id) {
+                    visit(row, alive)?;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_cover_every_id_once() {
+        for passes in [1, 2, 3, 7] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path().join("s")).unwrap();
+            let mut marker = Marker { store: &store, layers: vec![], observer: &(), passes, pass: 0 };
+            let mut all = Vec::new();
+            while let Some(marks) = marker.next().unwrap() {
+                all.push(marks);
+            }
+            assert_eq!(all.len() as u64, passes);
+            for id in [[0; 32], [0xff; 32], [0x55; 32], [0x80; 32]].map(ContentId::from_bytes) {
+                assert_eq!(all.iter().filter(|m| m.alive(&id) == Some(false)).count(), 1);
+            }
+        }
+    }
+}

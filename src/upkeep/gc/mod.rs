@@ -1,0 +1,87 @@
+//! Garbage collection: what no image, snapshot or lease keeps is removed, and its disk space given back.
+//!
+//! First a [`GcPlan`] that says what would go, why, and how much that is; then [`Store::gc`] does it. Nothing that lives
+//! is moved, so gc runs beside imports, reads and mounts of any process. The order of its steps, and why that is safe, is
+//! in `docs/ORDERING.md`.
+//!
+//! 1. Rows of dead layers go, then the files no row names: records, blobs, extracted directories, metadata images.
+//! 2. Chunks that no layer's record refers to leave the index (`chunks.rs`), and are forgotten once no import can count
+//!    on them any more.
+//! 3. Space in packs that no chunk has is punched out, and packs without chunks are removed (`space.rs`).
+
+mod chunks;
+mod files;
+mod find;
+mod live;
+mod marks;
+mod plan;
+mod space;
+
+pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
+
+use crate::error::Result;
+use crate::observe::{Observer, check};
+use crate::store::Store;
+use crate::sys::lock::Lock;
+use crate::sys::mounts::MountTables;
+use files::Removal;
+use marks::Marker;
+use space::Space;
+
+impl Store {
+    /// What [`gc`](Self::gc) would remove now. Changes nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` if a layer's record cannot be read: as long as it is unknown what a layer needs, nothing may go.
+    /// `Busy` if another process collects garbage for longer than the options' patience.
+    pub fn gc_plan(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
+        let _lock = self.lock_gc(options, observer)?;
+        let found = find::all(self, &MountTables::read())?;
+        let mut plan = GcPlan { garbage: found.garbage, ..GcPlan::default() };
+        let mut space = Space::new(&found.packs);
+        let survivors = found.layers.iter().filter(|layer| found.live.layers.contains(*layer));
+        let mut marker = Marker::new(self, survivors.copied().collect(), observer)?;
+        while let Some(marks) = marker.next()? {
+            marks.for_each_chunk(self, observer, |chunk, alive| {
+                if alive {
+                    space.take(chunk.location.block, chunk.location.blocks());
+                } else {
+                    plan.chunks += 1;
+                }
+                Ok(())
+            })?;
+        }
+        space.protect(&self.image_ranges(&found.kept_images)?);
+        for pack in space.packs() {
+            check(observer)?;
+            let free = self.pack_space(&space, pack)?;
+            plan.punch += free.punch;
+            plan.garbage.extend(free.garbage);
+        }
+        Ok(plan)
+    }
+
+    /// Removes what `plan` says, as far as it is garbage still: what somebody came to need since stays.
+    ///
+    /// # Errors
+    /// `Busy` if another process collects garbage for longer than the options' patience; `Corrupt` as
+    /// [`gc_plan`](Self::gc_plan); `Io`; `Cancelled`. What was removed until then stays removed, and nothing is lost.
+    pub fn gc(&self, plan: &GcPlan, options: &GcOptions, observer: &dyn Observer) -> Result<GcReport> {
+        let _lock = self.lock_gc(options, observer)?;
+        self.sweep()?;
+        self.end_leases()?;
+        let mut report = GcReport::default();
+        let removal = Removal::begin(self, plan)?;
+        removal.rows()?;
+        removal.files(observer, &mut report)?;
+        drop(removal);
+        report.chunks = chunks::kill(self, observer)?;
+        report.waiting = chunks::bury(self, observer)?;
+        self.give_space_back(observer, &mut report)?;
+        Ok(report)
+    }
+
+    fn lock_gc(&self, options: &GcOptions, observer: &dyn Observer) -> Result<Lock> {
+        Lock::acquire(&self.path().join("locks").join("gc"), options.patience, observer)
+    }
+}
