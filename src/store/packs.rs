@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -141,34 +140,26 @@ impl SealedPack {
 }
 
 impl Store {
-    /// Checks what a pack says of itself: header, footer, and the table, which has a checksum of its own.
+    /// The table of the pack that owns these addresses, whose header, footer and checksums are right.
     ///
     /// # Errors
-    /// `Corrupt`, naming the file, if it is missing, cut short or damaged.
-    pub(crate) fn check_pack(&self, base: u64) -> Result<()> {
+    /// `Corrupt`, naming the file, if it is missing, of another length, or damaged.
+    pub(crate) fn pack_table(&self, base: u64, end: u64) -> Result<Vec<TableChunk>> {
         let path = self.pack_path(base);
-        read_pack(&path, base).map(drop).map_err(|e| e.subject(path.display()))
-    }
-
-    /// Bases of the packs that end at these addresses, in their order.
-    pub(crate) fn packs_ending(&self, ends: impl Iterator<Item = u64>) -> Result<Vec<u64>> {
-        let packs: HashMap<u64, u64> = self
-            .with_index(|index| index.packs())?
-            .into_iter()
-            .map(|(base, len)| (base.saturating_add(len), base))
-            .collect();
-        let base = |end| packs.get(&end).copied().ok_or_else(|| Error::corrupt("no pack ends here").actual(end));
-        ends.map(base).collect()
+        read_pack(&path, base, end).map_err(|e| e.subject(path.display()))
     }
 }
 
 /// Header, footer and table of a sealed pack.
-pub(super) fn read_pack(path: &Path, base: u64) -> Result<Vec<TableChunk>> {
+fn read_pack(path: &Path, base: u64, end: u64) -> Result<Vec<TableChunk>> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt("pack file is missing"),
         _ => Error::io("open", e),
     })?;
-    let end = file.metadata().map_err(|e| Error::io("stat", e))?.len();
+    let len = file.metadata().map_err(|e| Error::io("stat", e))?.len();
+    if len != end {
+        return Err(Error::corrupt("pack has another length").expected(end).actual(len));
+    }
     let short = || Error::corrupt("pack is too short").actual(end);
     let read = |at: u64, len: usize| {
         let mut bytes = vec![0; len];

@@ -61,9 +61,20 @@ impl FileSystem {
     }
 }
 
+/// Whether this process may mount a file system of this kind, as far as privileges and the kernel's parts go.
+pub(crate) fn may_mount(kind: &'static str) -> Result<()> {
+    let context = FileSystem::open(kind)?;
+    match fsconfig_create(&context.fd) {
+        Err(e @ (Errno::PERM | Errno::ACCESS)) => Err(context.failed("mount", e)),
+        // Nothing was said of what to mount; what counts is that the kernel got as far as missing it.
+        _ => Ok(()),
+    }
+}
+
 fn failed(kind: &str, what: &str, error: Errno) -> Error {
     let code = match error {
-        Errno::PERM | Errno::NODEV | Errno::NOSYS => crate::ErrorKind::Unsupported,
+        // The last is said of image files on a file system that cannot read them for EROFS, or by kernels before 6.12.
+        Errno::PERM | Errno::NODEV | Errno::NOSYS | Errno::NOTBLK => crate::ErrorKind::Unsupported,
         _ => crate::ErrorKind::Io,
     };
     Error::new(code, format!("cannot {what}: {error}")).subject(kind).source(std::io::Error::from(error))

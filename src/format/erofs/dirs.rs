@@ -1,81 +1,114 @@
 //! Blocks of directory entries: twelve bytes each, sorted, then their names.
 
-use super::BLOCK_LEN;
-use crate::error::{Error, Result};
+use super::superblock::bad;
+use super::{BLOCK_LEN, Put, u16_at, u64_at};
+use crate::error::Result;
 
 const ENTRY_LEN: usize = 12;
+const NAME_MAX: usize = 255;
 
-/// The name of an inode, with `.` and `..` among the others.
+/// A name, the number of its inode, and its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dirent<'a> {
     pub(super) name: &'a [u8],
-    pub(super) inode: usize,
+    pub(super) nid: u64,
+    pub(super) kind: u8,
 }
 
-/// How many of the sorted `entries` each block takes, and the bytes of the whole.
-pub(super) fn blocks(entries: &[Dirent<'_>]) -> (Vec<usize>, usize) {
-    let (mut counts, mut count, mut used) = (Vec::new(), 0, 0);
-    for entry in entries {
-        let len = ENTRY_LEN + entry.name.len();
+/// Calls `block` with the number of names in each block; returns the bytes of the whole. Names are in byte order, `.`
+/// and `..` among them.
+fn split<'n>(names: impl Iterator<Item = &'n [u8]>, mut block: impl FnMut(usize)) -> usize {
+    let (mut full, mut count, mut used) = (0, 0, 0);
+    for name in names {
+        let len = ENTRY_LEN + name.len();
         if used + len > BLOCK_LEN {
-            counts.push(count);
-            (count, used) = (0, 0);
+            block(count);
+            (full, count, used) = (full + 1, 0, 0);
         }
         count += 1;
         used += len;
     }
-    counts.push(count);
-    let len = (counts.len() - 1) * BLOCK_LEN + used;
-    (counts, len)
+    block(count);
+    full * BLOCK_LEN + used
 }
 
-/// Appends the blocks; the last is not padded. `target` gives an inode's number and type.
-pub(super) fn encode(out: &mut Vec<u8>, entries: &[Dirent<'_>], target: impl Fn(usize) -> (u64, u8)) {
-    let (counts, _) = blocks(entries);
-    let (mut rest, start) = (entries, out.len());
-    for (i, &count) in counts.iter().enumerate() {
+/// Bytes of a directory with these names.
+pub(super) fn len<'n>(names: impl Iterator<Item = &'n [u8]>) -> usize {
+    split(names, |_| ())
+}
+
+/// Appends the directory; its last block is not filled up.
+pub(super) fn encode(out: &mut Vec<u8>, entries: &[Dirent<'_>]) {
+    let mut counts = Vec::new();
+    let len = split(entries.iter().map(|e| e.name), |count| counts.push(count));
+    let start = out.len();
+    out.resize(start + len, 0);
+    let mut rest = entries;
+    for (i, count) in counts.into_iter().enumerate() {
         let (block, later) = rest.split_at(count);
         rest = later;
+        let at = start + i * BLOCK_LEN;
         let mut name_at = ENTRY_LEN * count;
-        for entry in block {
-            let (nid, kind) = target(entry.inode);
-            out.extend_from_slice(&nid.to_le_bytes());
-            out.extend_from_slice(&(name_at as u16).to_le_bytes());
-            out.extend_from_slice(&[kind, 0]);
+        for (i, entry) in block.iter().enumerate() {
+            Put::new(out, at + ENTRY_LEN * i).u64(entry.nid).u16(name_at as u16).bytes(&[entry.kind, 0]);
+            Put::new(out, at + name_at).bytes(entry.name);
             name_at += entry.name.len();
-        }
-        block.iter().for_each(|entry| out.extend_from_slice(entry.name));
-        if i + 1 < counts.len() {
-            out.resize(start + (i + 1) * BLOCK_LEN, 0);
         }
     }
 }
 
-/// The entries of one block as (name, nid, type).
-pub(super) fn decode(block: &[u8]) -> Result<Vec<(&[u8], u64, u8)>> {
-    let bad = || Error::corrupt("an EROFS directory block is damaged");
-    let offset = |i: usize| {
-        let at = i * ENTRY_LEN + 8;
-        block.get(at..at + 2).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]]))).ok_or_else(bad)
+/// The entries of one block, not more than which may be checked without looking at others.
+pub(super) fn decode<'a>(block: &'a [u8], mut each: impl FnMut(Dirent<'a>) -> Result<()>) -> Result<()> {
+    let damaged = || bad("a damaged directory");
+    let name_at = |i: usize| {
+        let entry = block.get(i * ENTRY_LEN..(i + 1) * ENTRY_LEN);
+        entry.map(|entry| usize::from(u16_at(entry, 8))).ok_or_else(damaged)
     };
-    let first = offset(0)?;
+    let first = name_at(0)?;
     if first == 0 || first % ENTRY_LEN != 0 || first > block.len() {
-        return Err(bad());
+        return Err(damaged());
     }
     let count = first / ENTRY_LEN;
-    let mut entries = Vec::with_capacity(count);
     for i in 0..count {
-        let start = offset(i)?;
-        let end = if i + 1 < count { offset(i + 1)? } else { block.len() };
-        let mut name = block.get(start..end).ok_or_else(bad)?;
+        let end = if i + 1 < count { name_at(i + 1)? } else { block.len() };
+        let mut name = block.get(name_at(i)?..end).ok_or_else(damaged)?;
         if i + 1 == count {
+            // What is left of the block after the last name is zeros.
             name = name.split(|&b| b == 0).next().unwrap_or_default();
         }
-        if name.is_empty() || name.len() > 255 {
-            return Err(bad());
+        if name.is_empty() || name.len() > NAME_MAX || name.iter().any(|b| matches!(b, 0 | b'/')) {
+            return Err(damaged());
         }
-        let at = i * ENTRY_LEN;
-        let nid = block[at..at + 8].iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-        entries.push((name, nid, block[at + 10]));
+        let entry = &block[i * ENTRY_LEN..];
+        each(Dirent { name, nid: u64_at(entry, 0), kind: entry[10] })?;
     }
-    Ok(entries)
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn come_back(names in proptest::collection::btree_set("[a-z.]{1,255}", 1..200)) {
+            let entry = |(i, name): (usize, &'static [u8])| Dirent { name, nid: i as u64 * 977, kind: (i % 8) as u8 };
+            let names: Vec<&'static [u8]> = names.into_iter().map(|n| &*n.into_bytes().leak()).collect();
+            let entries: Vec<_> = names.iter().copied().enumerate().map(entry).collect();
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &entries);
+            prop_assert_eq!(bytes.len(), len(names.iter().copied()));
+            let mut back = Vec::new();
+            for block in bytes.chunks(BLOCK_LEN) {
+                decode(block, |e| { back.push(e); Ok(()) }).expect("sound");
+            }
+            prop_assert_eq!(back, entries);
+        }
+
+        #[test]
+        fn any_bytes_are_taken(block in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&block, |e| { assert!(!e.name.is_empty()); Ok(()) });
+        }
+    }
 }

@@ -1,83 +1,110 @@
-//! EROFS metadata images whose file data lies in packs: what the kernel mounts without anything being extracted.
+//! EROFS metadata images whose file contents lie in packs: what the kernel mounts without anything being extracted.
 //!
-//! `docs/FORMAT.md`, section "Metadata images", says which part of the format is used and why; the layouts are those of
+//! `docs/FORMAT.md`, section "Metadata images", says which parts of the format are used and why; the layouts are those of
 //! Linux `fs/erofs/erofs_fs.h`. Nothing here does I/O: [`write::build`] is a pure function from inodes and chunk
-//! locations to bytes, and [`read`] understands any bytes without trusting them.
+//! locations to bytes, and [`read`] takes any bytes and trusts none.
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `write.rs` | the image: placement of inodes, and what surrounds them |
+//! | `superblock.rs` | the superblock, the compression configurations, the device table |
+//! | `inode.rs` | the fixed part of an inode |
 //! | `index.rs` | the extent index of a compressed file |
 //! | `dirs.rs` | blocks of directory entries |
 //! | `xattrs.rs` | extended attributes, shared where they repeat |
-//! | `read.rs` | the tree of an image, and the addresses it refers to |
+//! | `packed.rs` | the bundles as one file, which small files are ranges of |
+//! | `write.rs` | the image: where everything goes, then its bytes |
+//! | `read.rs` | an image's tree, and the addresses it refers to |
 
 mod dirs;
 mod index;
+mod inode;
+mod packed;
 pub(crate) mod read;
+mod superblock;
 #[cfg(test)]
 mod tests;
 pub(crate) mod write;
 mod xattrs;
 
+pub(crate) use superblock::Pack;
+
 use super::pack::BLOCK;
 
 /// Unit of everything in an image: the kernel's page, and the store's block.
 const BLOCK_LEN: usize = BLOCK as usize;
-/// Where the superblock stands.
-const SUPER: usize = 1024;
-const SUPER_LEN: usize = 128;
-const MAGIC: u32 = 0xe0f5_e1e2;
-/// An inode is named by its place in units of this, from the block `meta_blkaddr` on.
+/// An inode is named by its place in units of this, counted from the block `meta_blkaddr`.
 const SLOT: usize = 32;
-/// Extended inodes only: the compact ones have no time of their own.
-const INODE_LEN: usize = 64;
-/// One device, in the table after the superblock.
-const DEVICE_LEN: usize = 128;
 
-const COMPAT_CHECKSUM: u32 = 1;
-const COMPAT_MTIME: u32 = 2;
-const ZERO_PADDING: u32 = 1;
-const COMPRESSION_CONFIGS: u32 = 2;
-const DEVICE_TABLE: u32 = 8;
-const FRAGMENTS: u32 = 0x20;
-const FEATURES: u32 = ZERO_PADDING | COMPRESSION_CONFIGS | DEVICE_TABLE | FRAGMENTS;
-
-const ALGORITHM_LZ4: u8 = 0;
-const ALGORITHM_ZSTD: u8 = 3;
-
-/// Data in blocks one after the other.
+/// Content in blocks one after the other (`EROFS_INODE_FLAT_PLAIN`).
 const LAYOUT_PLAIN: u16 = 0;
-/// Extents by the full index, or a range of the packed inode.
+/// Extents by the full index, or a range of the packed inode (`EROFS_INODE_COMPRESSED_FULL`).
 const LAYOUT_COMPRESSED: u16 = 1;
-/// As plain, the tail beside the inode.
+/// As plain, but what is less than a block stands beside the inode (`EROFS_INODE_FLAT_INLINE`).
 const LAYOUT_INLINE: u16 = 2;
+/// Pieces of equal length, each somewhere or a hole (`EROFS_INODE_CHUNK_BASED`).
+const LAYOUT_CHUNKS: u16 = 4;
 
-/// Of a whole file that is a range of the packed inode: the header's top bit.
+/// In the header of a compressed file: all of it is a range of the packed inode, from the offset in the other bits.
 const FRAGMENT: u64 = 1 << 63;
+/// In `i_u` of a chunk-based file: each piece has an entry of eight bytes. The low five bits are the pieces' length,
+/// as a power of two of blocks.
+const CHUNK_INDEXES: u32 = 0x20;
+/// An entry of a hole.
+const HOLE: [u8; 8] = [0xff; 8];
 
-/// Number by which the kernel knows a device (`new_encode_dev`).
+/// Number by which the kernel knows a device (`new_encode_dev`): 12 bits of major, 20 of minor.
 fn encode_device(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 
-fn decode_device(rdev: u32) -> (u32, u32) {
-    ((rdev >> 8) & 0xfff, (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00))
+fn decode_device(device: u32) -> (u32, u32) {
+    ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xf_ff00))
 }
 
-/// CRC-32C as the superblock has it: seed all ones, no final inversion.
-fn crc32c(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(!0, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
-    })
+/// Bytes written one after the other into room that is there.
+struct Put<'o> {
+    out: &'o mut [u8],
+    at: usize,
 }
 
-/// The first half of the BLAKE3 of an image with checksum and UUID zero.
-fn identity(image: &[u8]) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&image[..SUPER + 4]).update(&[0; 4]).update(&image[SUPER + 8..SUPER + 48]);
-    hasher.update(&[0; 16]).update(&image[SUPER + 64..]);
-    let mut id = [0; 16];
-    id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    id
+impl<'o> Put<'o> {
+    fn new(out: &'o mut [u8], at: usize) -> Self {
+        Self { out, at }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.out[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+        self
+    }
+
+    fn u16(&mut self, value: u16) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u32(&mut self, value: u32) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u64(&mut self, value: u64) -> &mut Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn skip(&mut self, len: usize) -> &mut Self {
+        self.at += len;
+        self
+    }
+}
+
+/// A number at `at` of bytes that were measured before.
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }

@@ -1,268 +1,297 @@
-//! Reading an image back: its tree, and what it refers to in the packs. Any bytes give an error or a tree.
+//! Reading an image back: its tree, and the addresses it refers to. Any bytes give an error or a tree, in time and memory
+//! in proportion to their number.
 
+use super::dirs;
 use super::index::{self, Head};
+use super::inode::{self, BLOCK_DEVICE, CHAR_DEVICE, DIRECTORY, FIFO, FILE, SYMLINK, TYPE};
+use super::superblock::{self, Pack, Superblock, bad};
 use super::{
-    BLOCK_LEN, DEVICE_LEN, FEATURES, FRAGMENT, INODE_LEN, LAYOUT_COMPRESSED, LAYOUT_INLINE, LAYOUT_PLAIN, MAGIC, SLOT,
-    SUPER, SUPER_LEN, crc32c, decode_device, dirs, xattrs,
+    BLOCK_LEN, CHUNK_INDEXES, FRAGMENT, HOLE, LAYOUT_CHUNKS, LAYOUT_COMPRESSED, LAYOUT_INLINE, LAYOUT_PLAIN, SLOT,
+    decode_device, u32_at, u64_at, xattrs,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::format::entry::{Time, Xattr};
 use crate::format::pack::BLOCK;
 use std::collections::HashSet;
+use std::ops::Range;
 
-/// Deeper trees than limits allow are no image of ours.
-const DEPTH_MAX: usize = 4096;
-
-/// An image that was checked as far as its superblock goes.
+/// An image whose superblock and device table are sound.
 pub(crate) struct Image<'a> {
     bytes: &'a [u8],
-    meta: usize,
-    shared: usize,
-    root: u64,
-    packed: u64,
-    /// Ends of the packs, in blocks, and what is added to a store's block.
-    packs: Vec<u32>,
-    devices: u32,
-    id: [u8; 16],
+    superblock: Superblock,
 }
 
-/// A name of the tree with its inode.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Entry<'a> {
-    pub(crate) path: Vec<u8>,
-    /// The same for all names of an inode.
-    pub(crate) nid: u64,
+/// An inode of an image.
+#[derive(Clone, Debug)]
+pub(crate) struct Inode<'a> {
     pub(crate) mode: u16,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mtime: Time,
     pub(crate) links: u32,
+    /// Bytes of a file or a target.
     pub(crate) size: u64,
-    pub(crate) xattrs: Vec<Xattr>,
-    pub(crate) content: Content<'a>,
+    layout: u16,
+    value: u32,
+    beside: &'a [u8],
+    /// Where that ends.
+    after: usize,
 }
 
 /// What an inode holds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content<'a> {
     Directory,
-    /// Target of a symlink, or a file's bytes in the image, in up to two pieces.
-    Inside(&'a [u8], &'a [u8]),
-    Extents(Vec<Head>),
-    /// Offset in the packed inode.
+    /// Extents of a file.
+    Chunks(Vec<Head>),
+    /// A file that is a range of the packed inode, from this offset on.
     Fragment(u64),
-    Device(u32, u32),
-    Nothing,
-}
-
-struct Inode<'a> {
-    layout: u16,
-    mode: u16,
-    size: u64,
-    value: u32,
-    uid: u32,
-    gid: u32,
-    mtime: Time,
-    links: u32,
-    beside: &'a [u8],
-    /// Where what follows the attributes begins.
-    tail: usize,
-}
-
-fn bad(what: &str) -> Error {
-    Error::corrupt(format!("EROFS image: {what}"))
+    /// A file's pieces of this length, `None` for a hole.
+    Inside(u64, Vec<Option<&'a [u8]>>),
+    Symlink(Vec<u8>),
+    CharDevice(u32, u32),
+    BlockDevice(u32, u32),
+    Fifo,
 }
 
 impl<'a> Image<'a> {
     /// Checks the superblock and the device table.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Unsupported` for an image with features this library does not write.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self> {
-        let block = bytes.get(..BLOCK_LEN).ok_or_else(|| bad("shorter than a block"))?;
-        let head = &block[SUPER..SUPER + SUPER_LEN];
-        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
-        if number(0) != MAGIC {
-            return Err(bad("bad magic"));
-        }
-        let mut summed = block[SUPER..].to_vec();
-        summed[4..8].fill(0);
-        if crc32c(&summed) != number(4) {
-            return Err(bad("superblock does not match its checksum"));
-        }
-        if number(80) != FEATURES || usize::from(head[12]) != BLOCK_LEN.trailing_zeros() as usize {
-            let e = Error::new(ErrorKind::Unsupported, "EROFS image with other features");
-            return Err(e.expected(format!("{FEATURES:#x}")).actual(format!("{:#x}", number(80))));
-        }
-        let blocks = number(36) as usize;
-        if blocks.checked_mul(BLOCK_LEN) != Some(bytes.len()) {
-            return Err(bad("another length than its superblock says"));
-        }
-        let table = usize::from(short(88)) * DEVICE_LEN;
-        let (mut packs, mut devices) = (Vec::new(), 0);
-        for i in 0..usize::from(short(86)) {
-            let at = table + DEVICE_LEN * i + 64;
-            let slot = bytes.get(at..at + 8).ok_or_else(|| bad("device table reaches past the end"))?;
-            packs.push(u32::from_le_bytes([slot[0], slot[1], slot[2], slot[3]]));
-            devices = u32::from_le_bytes([slot[4], slot[5], slot[6], slot[7]]);
-        }
-        let packed = u64::from(number(96)) | u64::from(number(100)) << 32;
-        let mut id = [0; 16];
-        id.copy_from_slice(&head[48..64]);
-        let (meta, shared) = (number(40) as usize * BLOCK_LEN, number(44) as usize * BLOCK_LEN);
-        Ok(Self { bytes, meta, shared, root: short(14).into(), packed, packs, devices, id })
+        Ok(Self { bytes, superblock: Superblock::decode(bytes)? })
+    }
+
+    /// The packs it refers to, ascending: the devices to mount it with, in this order.
+    pub(crate) fn packs(&self) -> &[Pack] {
+        &self.superblock.packs
     }
 
     /// Checks every byte against the hash that the image carries.
+    ///
+    /// # Errors
+    /// `Corrupt`.
     pub(crate) fn verify(&self) -> Result<()> {
-        if super::identity(self.bytes) == self.id { Ok(()) } else { Err(bad("does not match its hash")) }
+        if superblock::is_intact(self.bytes) { Ok(()) } else { Err(bad("does not match its hash")) }
     }
 
-    /// Ends of the packs it refers to, as addresses.
-    pub(crate) fn packs(&self) -> impl Iterator<Item = u64> + '_ {
-        self.packs.iter().map(|end| u64::from(*end) * BLOCK)
+    /// Number of the root's inode.
+    pub(crate) fn root(&self) -> u64 {
+        self.superblock.root.into()
     }
 
     fn slice(&self, at: usize, len: usize) -> Result<&'a [u8]> {
-        let end = at.checked_add(len).filter(|end| *end <= self.bytes.len());
-        end.map(|end| &self.bytes[at..end]).ok_or_else(|| bad("something reaches past the end"))
+        let end = at.checked_add(len);
+        end.and_then(|end| self.bytes.get(at..end)).ok_or_else(|| bad("something reaches past its end"))
     }
 
-    fn inode(&self, nid: u64) -> Result<Inode<'a>> {
-        let at =
-            usize::try_from(nid).ok().and_then(|nid| nid.checked_mul(SLOT)).and_then(|at| at.checked_add(self.meta));
+    /// The inode of this number.
+    pub(crate) fn inode(&self, nid: u64) -> Result<Inode<'a>> {
+        let from = self.superblock.meta_block as usize * BLOCK_LEN;
+        let at = usize::try_from(nid).ok().and_then(|nid| nid.checked_mul(SLOT)?.checked_add(from));
         let at = at.ok_or_else(|| bad("an inode's number is too large"))?;
-        let head = self.slice(at, INODE_LEN)?;
-        let short = |at: usize| u16::from_le_bytes([head[at], head[at + 1]]);
-        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let long = |at: usize| u64::from(number(at)) | u64::from(number(at + 4)) << 32;
-        if short(0) & 1 != 1 || short(0) >> 1 > LAYOUT_INLINE {
-            return Err(bad("an inode of unknown form"));
+        let head = inode::Head::decode(self.slice(at, inode::LEN)?)?;
+        if head.mtime.nanos >= 1_000_000_000 {
+            return Err(bad("a time of more nanoseconds than a second has"));
         }
-        let len = xattrs::len(short(2));
-        let beside = self.slice(at + INODE_LEN, len)?;
-        let mtime = Time { secs: long(32) as i64, nanos: number(40) };
-        Ok(Inode {
-            layout: short(0) >> 1,
-            mode: short(4),
-            size: long(8),
-            value: number(16),
-            uid: number(24),
-            gid: number(28),
-            mtime,
-            links: number(44),
-            beside,
-            tail: at + INODE_LEN + len,
-        })
+        let beside = self.slice(at + inode::LEN, xattrs::len(head.xattr_count))?;
+        let inode::Head { layout, mode, size, value, uid, gid, mtime, links, .. } = head;
+        let after = at + inode::LEN + beside.len();
+        Ok(Inode { mode, uid, gid, mtime, links, size, layout, value, beside, after })
     }
 
-    /// The bytes of an inode whose content is in the image.
-    fn inside(&self, inode: &Inode<'a>) -> Result<(&'a [u8], &'a [u8])> {
+    /// Its extended attributes, sorted.
+    pub(crate) fn xattrs(&self, inode: &Inode<'_>) -> Result<Vec<Xattr>> {
+        let shared = self.superblock.xattr_block as usize * BLOCK_LEN;
+        xattrs::decode(inode.beside, self.bytes.get(shared..).unwrap_or_default())
+    }
+
+    /// Content that is in blocks, and what is beside the inode.
+    fn flat(&self, inode: &Inode<'_>) -> Result<(&'a [u8], &'a [u8])> {
         let size = usize::try_from(inode.size).map_err(|_| bad("content larger than the image"))?;
-        let start =
-            (inode.value as usize).checked_mul(BLOCK_LEN).ok_or_else(|| bad("a block's number is too large"))?;
-        match inode.layout {
-            _ if size == 0 => Ok((&[], &[])),
-            LAYOUT_PLAIN => Ok((self.slice(start, size)?, &[])),
-            LAYOUT_INLINE => {
-                let tail = size % BLOCK_LEN;
-                let whole = if size > tail { self.slice(start, size - tail)? } else { &[] };
-                Ok((whole, self.slice(inode.tail, tail)?))
-            }
-            _ => Err(bad("a directory or symlink that is compressed")),
+        let tail = match inode.layout {
+            LAYOUT_PLAIN => 0,
+            LAYOUT_INLINE if size % BLOCK_LEN > 0 => size % BLOCK_LEN,
+            _ => return Err(bad("names or a target in a layout for files")),
+        };
+        let at = inode.value as usize * BLOCK_LEN;
+        let whole = if size == tail { &[] } else { self.slice(at, size - tail)? };
+        if tail > 0 && inode.after % BLOCK_LEN + tail > BLOCK_LEN {
+            return Err(bad("what is beside an inode crosses a block's end"));
         }
+        Ok((whole, self.slice(inode.after, tail)?))
     }
 
-    fn header_at(&self, inode: &Inode<'_>) -> usize {
-        inode.tail.next_multiple_of(8)
-    }
-
-    fn heads(&self, inode: &Inode<'_>) -> Result<Vec<Head>> {
-        let clusters = usize::try_from(inode.size.div_ceil(BLOCK)).map_err(|_| bad("a file is too large"))?;
-        let bytes = &self.bytes[self.header_at(inode).min(self.bytes.len())..];
-        let mut heads = Vec::new();
-        index::decode(bytes, clusters, |head| heads.push(head))?;
-        Ok(heads)
-    }
-
-    fn content(&self, inode: &Inode<'a>) -> Result<Content<'a>> {
-        match inode.mode & 0o170_000 {
-            0o040_000 => Ok(Content::Directory),
-            0o120_000 => self.inside(inode).map(|(a, b)| Content::Inside(a, b)),
-            0o100_000 if inode.layout == LAYOUT_COMPRESSED => {
-                let header = self.slice(self.header_at(inode), 8)?;
-                let header = header.iter().rev().fold(0u64, |n, b| n << 8 | u64::from(*b));
-                if header & FRAGMENT != 0 {
-                    return Ok(Content::Fragment(header ^ FRAGMENT));
-                }
-                self.heads(inode).map(Content::Extents)
-            }
-            0o100_000 => self.inside(inode).map(|(a, b)| Content::Inside(a, b)),
-            0o020_000 | 0o060_000 => {
-                let (major, minor) = decode_device(inode.value);
-                Ok(Content::Device(major, minor))
-            }
-            0o010_000 => Ok(Content::Nothing),
+    /// What the inode holds.
+    pub(crate) fn content(&self, inode: &Inode<'a>) -> Result<Content<'a>> {
+        let device = decode_device(inode.value);
+        match inode.mode & TYPE {
+            DIRECTORY => Ok(Content::Directory),
+            SYMLINK => self.flat(inode).map(|(whole, tail)| Content::Symlink([whole, tail].concat())),
+            FILE => self.file(inode),
+            CHAR_DEVICE => Ok(Content::CharDevice(device.0, device.1)),
+            BLOCK_DEVICE => Ok(Content::BlockDevice(device.0, device.1)),
+            FIFO => Ok(Content::Fifo),
             _ => Err(bad("an inode of unknown type")),
         }
     }
 
-    /// Every name once, in the order of directories; the root first with an empty path.
-    pub(crate) fn walk(&self, mut each: impl FnMut(Entry<'a>) -> Result<()>) -> Result<()> {
-        let mut pending = vec![(Vec::new(), self.root, 0)];
-        let mut seen = HashSet::new();
-        while let Some((path, nid, depth)) = pending.pop() {
-            let inode = self.inode(nid)?;
-            let content = self.content(&inode)?;
-            if content == Content::Directory {
-                if depth > DEPTH_MAX || !seen.insert(nid) {
-                    return Err(bad("a directory is inside itself"));
+    fn file(&self, inode: &Inode<'a>) -> Result<Content<'a>> {
+        match inode.layout {
+            LAYOUT_COMPRESSED => match self.fragment(inode)? {
+                Some(offset) => Ok(Content::Fragment(offset)),
+                None => {
+                    let mut heads = Vec::new();
+                    self.extents(inode, |head| {
+                        heads.push(head);
+                        Ok(())
+                    })?;
+                    Ok(Content::Chunks(heads))
                 }
-                let (whole, tail) = self.inside(&inode)?;
-                for block in whole.chunks(BLOCK_LEN).chain((!tail.is_empty()).then_some(tail)) {
-                    for (name, child, _) in dirs::decode(block)? {
-                        if name != b"." && name != b".." {
-                            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
-                            pending.push(([&path[..], slash, name].concat(), child, depth + 1));
-                        }
-                    }
-                }
+            },
+            LAYOUT_CHUNKS => self.pieces(inode),
+            LAYOUT_PLAIN if inode.size == 0 => Ok(Content::Chunks(vec![])),
+            _ => Err(bad("a file of unknown layout")),
+        }
+    }
+
+    fn fragment(&self, inode: &Inode<'_>) -> Result<Option<u64>> {
+        let header = u64_at(self.slice(inode.after.next_multiple_of(8), 8)?, 0);
+        Ok((header & FRAGMENT != 0).then_some(header ^ FRAGMENT))
+    }
+
+    /// Calls `each` with every extent of a file with an index; those are in packs.
+    fn extents(&self, inode: &Inode<'_>, mut each: impl FnMut(Head) -> Result<()>) -> Result<()> {
+        let at = inode.after.next_multiple_of(8);
+        index::decode(self.bytes.get(at..).unwrap_or_default(), inode.size, |head| {
+            let start = self.store_block(head.block).ok_or_else(|| bad("an extent in the image itself"))?;
+            let packs = self.packs();
+            let pack = packs.get(packs.partition_point(|pack| pack.end <= u64::from(start) * BLOCK));
+            let end = (u64::from(start) + u64::from(head.blocks)) * BLOCK;
+            match pack {
+                Some(pack) if pack.base <= u64::from(start) * BLOCK && end <= pack.end => each(head),
+                _ => Err(bad("an extent in no pack")),
             }
-            let shared = |id: u32| {
-                let at = self.shared.saturating_add(id as usize * 4);
-                self.bytes.get(at..).unwrap_or_default()
+        })
+    }
+
+    fn pieces(&self, inode: &Inode<'a>) -> Result<Content<'a>> {
+        if inode.value & !0x1f != CHUNK_INDEXES {
+            return Err(bad("a chunk-based file of unknown form"));
+        }
+        let len = BLOCK << (inode.value & 0x1f);
+        let count = usize::try_from(inode.size.div_ceil(len)).map_err(|_| bad("a file of too many pieces"))?;
+        let index = count.checked_mul(8).and_then(|len| self.slice(inode.after.next_multiple_of(8), len).ok());
+        let index = index.ok_or_else(|| bad("an index reaches past its end"))?;
+        let mut pieces = Vec::with_capacity(count);
+        for (i, entry) in index.chunks_exact(8).enumerate() {
+            if entry == HOLE {
+                pieces.push(None);
+                continue;
+            }
+            if entry[..4] != [0; 4] {
+                return Err(bad("a piece in another device"));
+            }
+            let len = (inode.size - i as u64 * len).min(len);
+            let len = usize::try_from(len).map_err(|_| bad("a piece larger than the image"))?;
+            pieces.push(Some(self.slice(u32_at(entry, 4) as usize * BLOCK_LEN, len)?));
+        }
+        Ok(Content::Inside(len, pieces))
+    }
+
+    /// The names of a directory and the numbers of their inodes, in byte order, without `.` and `..`.
+    pub(crate) fn names(&self, directory: &Inode<'a>) -> Result<Vec<(&'a [u8], u64)>> {
+        let (whole, tail) = self.flat(directory)?;
+        let (mut names, mut last) = (Vec::new(), None);
+        for block in whole.chunks(BLOCK_LEN).chain((!tail.is_empty()).then_some(tail)) {
+            dirs::decode(block, |entry| {
+                if last.replace(entry.name).is_some_and(|last| last >= entry.name) {
+                    return Err(bad("names out of order"));
+                }
+                if !matches!(entry.name, b"." | b"..") {
+                    names.push((entry.name, entry.nid));
+                }
+                Ok(())
+            })?;
+        }
+        Ok(names)
+    }
+
+    /// Calls `each` with every inode once, the root first, in no order that matters.
+    pub(crate) fn inodes(&self, mut each: impl FnMut(u64, &Inode<'a>) -> Result<()>) -> Result<()> {
+        let (mut pending, mut seen) = (vec![self.root()], HashSet::from([self.root()]));
+        // Each byte belongs to one inode, so what more than all of them claim cannot be true.
+        let mut left = self.bytes.len() as u64;
+        while let Some(nid) = pending.pop() {
+            let inode = self.inode(nid)?;
+            each(nid, &inode)?;
+            let claim = match inode.mode & TYPE {
+                DIRECTORY => inode.size,
+                FILE if inode.layout == LAYOUT_COMPRESSED && self.fragment(&inode)?.is_none() => inode.size / BLOCK * 8,
+                _ => inode.beside.len() as u64,
             };
-            let xattrs = xattrs::decode(inode.beside, shared)?;
-            let Inode { mode, uid, gid, mtime, links, size, .. } = inode;
-            each(Entry { path, nid, mode, uid, gid, mtime, links, size, xattrs, content })?;
+            left = left.checked_sub(claim).ok_or_else(|| bad("inodes that share their bytes"))?;
+            if inode.mode & TYPE == DIRECTORY {
+                pending.extend(self.names(&inode)?.into_iter().map(|(_, nid)| nid).filter(|nid| seen.insert(*nid)));
+            }
         }
         Ok(())
     }
 
-    /// Extents of the file that fragments are ranges of.
+    /// Reads all there is: every inode with its attributes, names and extents.
+    ///
+    /// # Errors
+    /// `Corrupt` if anything is not as this library writes it.
+    pub(crate) fn check(&self) -> Result<()> {
+        let packed = self.inode(self.superblock.packed)?.size;
+        self.packed()?;
+        self.inodes(|_, inode| {
+            self.xattrs(inode)?;
+            match self.content(inode)? {
+                Content::Fragment(start) if start.checked_add(inode.size).is_none_or(|end| end > packed) => {
+                    Err(bad("a fragment reaches past the packed inode"))
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// The extents of the file that fragments are ranges of.
     pub(crate) fn packed(&self) -> Result<Vec<Head>> {
-        let inode = self.inode(self.packed)?;
-        if inode.size == 0 { Ok(vec![]) } else { self.heads(&inode) }
+        let inode = self.inode(self.superblock.packed)?;
+        match self.file(&inode)? {
+            Content::Chunks(heads) => Ok(heads),
+            _ => Err(bad("the packed inode is no file of chunks")),
+        }
     }
 
     /// A block of the store from its number in the image; `None` for one of the image itself.
     pub(crate) fn store_block(&self, block: u32) -> Option<u32> {
-        block.checked_sub(self.devices).filter(|_| self.devices > 0)
+        block.checked_sub(self.superblock.blocks)
     }
 
-    /// Every range of addresses the image refers to, as first block and number of blocks, sorted and without doubles.
-    pub(crate) fn ranges(&self) -> Result<Vec<(u32, u16)>> {
-        let mut ranges = Vec::new();
-        let mut add = |heads: &[Head]| {
-            ranges.extend(heads.iter().filter_map(|head| Some((self.store_block(head.block)?, head.blocks))));
-        };
-        add(&self.packed()?);
-        self.walk(|entry| {
-            if let Content::Extents(heads) = &entry.content {
-                add(heads);
-            }
+    /// All blocks of the store that it refers to, ascending and disjoint.
+    pub(crate) fn ranges(&self) -> Result<Vec<Range<u32>>> {
+        let mut found = Vec::new();
+        let mut add = |head: Head| {
+            let start = self.store_block(head.block).ok_or_else(|| bad("an extent in the image itself"))?;
+            found.push(start..start + head.blocks);
             Ok(())
+        };
+        self.packed()?.into_iter().try_for_each(&mut add)?;
+        self.inodes(|_, inode| {
+            let compressed = inode.mode & TYPE == FILE && inode.layout == LAYOUT_COMPRESSED;
+            if compressed && self.fragment(inode)?.is_none() { self.extents(inode, &mut add) } else { Ok(()) }
         })?;
-        ranges.sort_unstable();
-        ranges.dedup();
-        Ok(ranges)
+        found.sort_unstable_by_key(|range| range.start);
+        let mut merged: Vec<Range<u32>> = Vec::new();
+        for range in found {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        Ok(merged)
     }
 }

@@ -1,14 +1,290 @@
 //! The writer against the reader, on trees of all shapes.
 
-use super::read::{Content, Entry, Image};
-use super::write::{Body, Data, Inode, Piece, build, fits};
+use super::read::{Content, Image};
+use super::write::{Body, Data, Inode, Source, build, chunks_fit};
+use super::{BLOCK_LEN, Pack};
+use crate::error::ErrorKind;
 use crate::format::entry::{Time, Xattr};
 use crate::format::pack::{BLOCK, Codec, Location};
 use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
 
-fn location(block: u32, stored_len: u32, raw_len: u32) -> Location {
-    let codec = if stored_len == raw_len { Codec::Raw } else { Codec::Zstd };
+/// A tree as tests make it: plain values, directories by name.
+#[derive(Clone, Debug)]
+struct Model {
+    mode: u16,
+    uid: u32,
+    mtime: Time,
+    xattrs: Vec<Xattr>,
+    kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Directory(BTreeMap<Vec<u8>, Model>),
+    Empty,
+    /// Raw lengths and codecs of its chunks.
+    Chunks(Vec<(u32, u8)>),
+    /// The bundle, offset and length, each taken modulo what there is.
+    Fragment(u32, u32, u32),
+    Inside(u8, Vec<Option<u8>>, u16),
+    Symlink(Vec<u8>),
+    Device(bool, u32, u32),
+    Fifo,
+    /// Another name of an inode made before.
+    Link,
+}
+
+fn time() -> impl Strategy<Value = Time> {
+    (any::<i64>(), 0u32..1_000_000_000).prop_map(|(secs, nanos)| Time { secs, nanos })
+}
+
+const NAMES: [&str; 5] = ["user.a", "user.b", "security.capability", "system.posix_acl_default", "trusted.t"];
+
+fn xattr() -> impl Strategy<Value = Xattr> {
+    let values = prop_oneof![Just(vec![]), Just(vec![1; 40]), proptest::collection::vec(any::<u8>(), 0..600)];
+    (proptest::sample::select(&NAMES[..]), values).prop_map(|(n, value)| Xattr { name: n.into(), value })
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
+    prop_oneof![
+        Just(Kind::Empty),
+        Just(Kind::Fifo),
+        Just(Kind::Link),
+        (proptest::collection::vec((8192u32..300_000, 0u8..3), 0..4), 1u32..9000, 0u8..3).prop_map(
+            |(mut c, n, codec)| {
+                c.push((n, codec));
+                Kind::Chunks(c)
+            }
+        ),
+        (any::<u32>(), any::<u32>(), 1u32..9000).prop_map(|(b, o, l)| Kind::Fragment(b, o, l)),
+        (0u8..3, proptest::collection::vec(any::<Option<u8>>(), 1..6), 1u16..4096)
+            .prop_map(|(bits, pieces, last)| Kind::Inside(bits, pieces, last)),
+        prop_oneof![1usize..100, 3900usize..4096].prop_map(|n| Kind::Symlink(vec![b't'; n])),
+        (any::<bool>(), 0u32..4096, 0u32..1 << 20).prop_map(|(c, major, minor)| Kind::Device(c, major, minor)),
+    ]
+}
+
+fn model() -> impl Strategy<Value = Model> {
+    let attributes = || (0u16..0o10000, any::<u32>(), time(), proptest::collection::btree_set(xattr(), 0..3));
+    let with = |((mode, uid, mtime, xattrs), kind)| {
+        // Names are unique: of two attributes of a name the later stays.
+        let by_name: BTreeMap<_, _> = Vec::from_iter(xattrs).into_iter().map(|x: Xattr| (x.name.clone(), x)).collect();
+        Model { mode, uid, mtime, xattrs: by_name.into_values().collect(), kind }
+    };
+    let leaf = (attributes(), kind()).prop_map(with);
+    let tree = leaf.prop_recursive(4, 120, 30, move |inner| {
+        let name = prop_oneof!["[!-.a-z]{1,20}", "[a-z]{200,255}"].prop_filter("dots", |n| n != "." && n != "..");
+        let names = proptest::collection::btree_map(name.prop_map(String::into_bytes), inner, 0..30);
+        (attributes(), names.prop_map(Kind::Directory)).prop_map(with)
+    });
+    tree.prop_filter("a directory", |m| matches!(m.kind, Kind::Directory(_)))
+}
+
+fn location(block: u32, raw_len: u32, codec: Codec) -> Location {
+    let stored_len = if codec == Codec::Raw { raw_len } else { raw_len.div_ceil(3) };
     Location { block, stored_len, raw_len, codec }
+}
+
+/// What a model becomes: the source, and the names that are to be found with their inodes.
+struct Made<'m> {
+    inodes: Vec<Inode<'m>>,
+    names: Vec<(Vec<u8>, usize)>,
+    next_block: u32,
+    bundles: Vec<Location>,
+}
+
+impl<'m> Made<'m> {
+    fn new(root: &'m Model, bundles: &[u32]) -> Self {
+        let mut made = Self { inodes: vec![], names: vec![], next_block: 2, bundles: vec![] };
+        for (i, &len) in bundles.iter().enumerate() {
+            let bundle = made.chunk(len, i as u8 % 3);
+            made.bundles.push(bundle);
+        }
+        made.add(root, vec![], 0);
+        made
+    }
+
+    fn chunk(&mut self, len: u32, codec: u8) -> Location {
+        let location = location(self.next_block, len, Codec::from_u8(codec).expect("a codec"));
+        self.next_block += location.blocks() as u32;
+        location
+    }
+
+    fn add(&mut self, model: &'m Model, path: Vec<u8>, parent: u32) -> u32 {
+        let number = self.inodes.len() as u32;
+        if let (Kind::Link, Some(before)) = (&model.kind, (1..self.inodes.len()).rev().find(|i| self.can_link(*i))) {
+            self.inodes[before].links += 1;
+            self.names.push((path, before));
+            return before as u32;
+        }
+        let (mode, uid, mtime) = (model.mode, model.uid, model.mtime);
+        let inode = |body| Inode { mode, uid, gid: !uid, mtime, links: 1, xattrs: &model.xattrs, body };
+        self.inodes.push(inode(Body::Fifo));
+        self.names.push((path.clone(), number as usize));
+        let body = match &model.kind {
+            Kind::Directory(below) => {
+                let children = below.iter().map(|(name, child)| {
+                    let slash = if path.is_empty() { &b""[..] } else { b"/" };
+                    (&name[..], self.add(child, [&path[..], slash, name].concat(), number))
+                });
+                Body::Directory { children: children.collect(), parent }
+            }
+            other => self.leaf(other),
+        };
+        self.inodes[number as usize].body = body;
+        number
+    }
+
+    fn can_link(&self, i: usize) -> bool {
+        !matches!(self.inodes[i].body, Body::Directory { .. }) && i + 1 < self.inodes.len()
+    }
+
+    fn leaf(&mut self, kind: &'m Kind) -> Body<'m> {
+        match kind {
+            Kind::Chunks(list) => {
+                let chunks: Vec<_> = list.iter().map(|&(len, codec)| self.chunk(len, codec)).collect();
+                assert!(chunks_fit(&chunks));
+                Body::File { size: list.iter().map(|c| u64::from(c.0)).sum(), data: Data::Chunks(chunks) }
+            }
+            Kind::Fragment(bundle, offset, len) if !self.bundles.is_empty() => {
+                let bundle = bundle % self.bundles.len() as u32;
+                let raw = self.bundles[bundle as usize].raw_len;
+                let offset = offset % raw;
+                Body::File { size: (*len).min(raw - offset).into(), data: Data::Fragment { bundle, offset } }
+            }
+            Kind::Inside(bits, pieces, last) => {
+                let each = BLOCK_LEN << bits;
+                let len = |i| if i + 1 < pieces.len() { each } else { usize::from(*last) };
+                let size = (0..pieces.len()).map(|i| len(i) as u64).sum();
+                let pieces = pieces.iter().enumerate().map(|(i, fill)| fill.map(|fill| vec![fill; len(i)])).collect();
+                Body::File { size, data: Data::Inside { bits: *bits, pieces } }
+            }
+            Kind::Symlink(target) => Body::Symlink(target),
+            Kind::Device(true, major, minor) => Body::CharDevice { major: *major, minor: *minor },
+            Kind::Device(false, major, minor) => Body::BlockDevice { major: *major, minor: *minor },
+            Kind::Fifo | Kind::Directory(_) => Body::Fifo,
+            Kind::Empty | Kind::Fragment(..) | Kind::Link => Body::File { size: 0, data: Data::Chunks(vec![]) },
+        }
+    }
+
+    fn source(self) -> (Source<'m>, Vec<(Vec<u8>, usize)>) {
+        let middle = u64::from(self.next_block);
+        let packs = vec![Pack { base: BLOCK, end: (middle + 3) * BLOCK }];
+        (Source { inodes: self.inodes, bundles: self.bundles, packs }, self.names)
+    }
+}
+
+/// Every path of an image with its inode's number.
+fn paths(image: &Image<'_>) -> Vec<(Vec<u8>, u64)> {
+    let (mut found, mut pending) = (vec![], vec![(vec![], image.root())]);
+    while let Some((path, nid)) = pending.pop() {
+        let inode = image.inode(nid).expect("an inode");
+        if image.content(&inode).expect("content") == Content::Directory {
+            for (name, child) in image.names(&inode).expect("names") {
+                let slash = if path.is_empty() { &b""[..] } else { b"/" };
+                pending.push(([&path[..], slash, name].concat(), child));
+            }
+        }
+        found.push((path, nid));
+    }
+    found.sort();
+    found
+}
+
+/// Compares an inode read back with its source.
+fn check(image: &Image<'_>, nid: u64, source: &Source<'_>, number: usize, starts: &HashMap<u32, u64>) {
+    let (inode, wanted) = (image.inode(nid).expect("an inode"), &source.inodes[number]);
+    assert_eq!(inode.mode & 0o7777, wanted.mode);
+    assert_eq!((inode.uid, inode.gid, inode.mtime), (wanted.uid, wanted.gid, wanted.mtime));
+    assert_eq!(image.xattrs(&inode).expect("xattrs"), wanted.xattrs);
+    let found = image.content(&inode).expect("content");
+    let expected = match &wanted.body {
+        Body::Directory { children, .. } => {
+            let below =
+                children.iter().filter(|(_, c)| matches!(source.inodes[*c as usize].body, Body::Directory { .. }));
+            assert_eq!(inode.links as usize, 2 + below.count());
+            return assert_eq!(found, Content::Directory);
+        }
+        Body::Symlink(target) => Content::Symlink(target.to_vec()),
+        Body::CharDevice { major, minor } => Content::CharDevice(*major, *minor),
+        Body::BlockDevice { major, minor } => Content::BlockDevice(*major, *minor),
+        Body::Fifo => Content::Fifo,
+        Body::File { size, data } => {
+            assert_eq!(inode.size, *size);
+            match (data, found.clone()) {
+                _ if *size == 0 => Content::Chunks(vec![]),
+                (Data::Chunks(chunks), Content::Chunks(heads)) => {
+                    let mut start = 0;
+                    assert_eq!(chunks.len(), heads.len());
+                    for (chunk, head) in chunks.iter().zip(heads) {
+                        assert_eq!((head.start, image.store_block(head.block)), (start, Some(chunk.block)));
+                        assert_eq!((u64::from(head.blocks), head.codec), (chunk.blocks(), chunk.codec));
+                        start += u64::from(chunk.raw_len);
+                    }
+                    found.clone()
+                }
+                (Data::Fragment { bundle, offset }, _) => {
+                    let block = source.bundles[*bundle as usize].block;
+                    Content::Fragment(starts[&block] + u64::from(*offset))
+                }
+                (Data::Inside { bits, pieces }, _) => {
+                    Content::Inside(BLOCK << bits, pieces.iter().map(Option::as_deref).collect())
+                }
+                (_, other) => panic!("{other:?}"),
+            }
+        }
+    };
+    assert_eq!(inode.links, wanted.links);
+    assert_eq!(found, expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn any_tree_comes_back(
+        root in model(), bundles in proptest::collection::vec(prop_oneof![1u32..200, 1u32..9000, 1u32..300_000], 0..6),
+    ) {
+        let (source, mut names) = Made::new(&root, &bundles).source();
+        let bytes = build(&source).expect("an image");
+        prop_assert_eq!(&bytes, &build(&source).expect("an image"), "the same bytes each time");
+        let image = Image::new(&bytes).expect("an image");
+        image.verify().expect("intact");
+        prop_assert_eq!(image.packs(), &source.packs[..]);
+
+        names.sort();
+        let found = paths(&image);
+        prop_assert_eq!(found.len(), names.len());
+        let packed = image.packed().expect("the packed inode");
+        let start = |head: &super::index::Head| (image.store_block(head.block).expect("in a pack"), head.start);
+        let starts = packed.iter().map(start).collect();
+        let mut nids = HashMap::new();
+        for ((path, nid), (wanted, number)) in found.iter().zip(&names) {
+            prop_assert_eq!(path, wanted);
+            prop_assert_eq!(nids.entry(*number).or_insert(*nid), nid, "one inode for all names of a file");
+            check(&image, *nid, &source, *number, &starts);
+        }
+        let mut count = 0;
+        image.inodes(|_, _| { count += 1; Ok(()) }).expect("inodes");
+        prop_assert_eq!(count, source.inodes.len());
+        all_blocks(&image, &source);
+    }
+}
+
+/// gc depends on this: no chunk that the source refers to is left out.
+fn all_blocks(image: &Image<'_>, source: &Source<'_>) {
+    let ranges = image.ranges().expect("ranges");
+    assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start), "ascending and disjoint");
+    let covered = |l: &Location| {
+        let end = l.block + l.blocks() as u32;
+        ranges.iter().any(|range| range.start <= l.block && end <= range.end)
+    };
+    assert!(source.bundles.iter().all(covered));
+    for inode in &source.inodes {
+        if let Body::File { data: Data::Chunks(chunks), .. } = &inode.body {
+            assert!(chunks.iter().all(covered));
+        }
+    }
 }
 
 fn inode(body: Body<'_>) -> Inode<'_> {
@@ -16,117 +292,86 @@ fn inode(body: Body<'_>) -> Inode<'_> {
     Inode { mode: 0o644, uid: 70_000, gid: 3, mtime, links: 1, xattrs: &[], body }
 }
 
-fn entries(bytes: &[u8]) -> Vec<Entry<'_>> {
-    let mut list = Vec::new();
-    Image::new(bytes)
-        .expect("an image")
-        .walk(|e| {
-            list.push(e);
-            Ok(())
-        })
-        .expect("a tree");
-    list.sort_by(|a, b| a.path.cmp(&b.path));
-    list
-}
-
+/// A directory or symlink of whole blocks has no tail: the kernel would look for a block of it beside the inode.
 #[test]
-fn every_kind_comes_back() {
-    let long = vec![b'l'; 4090];
-    let bundle = location(1, 5000, 100_000);
-    let chunk = location(40, 70_000, 131_072);
-    let raw = location(80, 65_537, 65_537);
-    let pieces = vec![
-        Piece::Chunk { location: chunk, len: 131_072 },
-        Piece::Chunk { location: raw, len: 65_537 },
-        Piece::Zeros(3 << 20),
-    ];
-    let size = 131_072 + 65_537 + (3 << 20);
-    let shared = [Xattr { name: b"user.note".to_vec(), value: b"same".to_vec() }];
-    let own = [
-        Xattr { name: b"security.capability".to_vec(), value: vec![1; 20] },
-        Xattr { name: b"user.note".to_vec(), value: b"same".to_vec() },
-    ];
-    let children: Vec<(&[u8], usize)> =
-        vec![(b"-before-dots", 1), (b"dev", 2), (b"frag", 3), (b"hard", 3), (b"link", 4), (b"long", 5), (b"pieces", 6)];
-    let list = vec![
-        Inode { xattrs: &shared, ..inode(Body::Directory { children, parent: 0 }) },
-        inode(Body::Fifo),
-        inode(Body::CharDevice(4000, 70_000)),
-        Inode { links: 2, ..inode(Body::File { size: 999, data: Data::Fragment { bundle: 0, offset: 17 } }) },
-        Inode { xattrs: &own, ..inode(Body::Symlink(b"target")) },
-        inode(Body::Symlink(&long)),
-        inode(Body::File { size, data: Data::Pieces(pieces) }),
-    ];
-    let packs = [50 * BLOCK, 200 * BLOCK];
-    let bytes = build(&list, &[bundle], &packs).expect("an image");
-    assert_eq!(bytes, build(&list, &[bundle], &packs).expect("an image"), "the same bytes each time");
-    let found = entries(&bytes);
-    let paths: Vec<_> = found.iter().map(|e| String::from_utf8_lossy(&e.path).into_owned()).collect();
-    assert_eq!(paths, ["", "-before-dots", "dev", "frag", "hard", "link", "long", "pieces"]);
-    assert_eq!((found[0].mode, found[0].links, &found[0].xattrs[..]), (0o040_644, 2, &shared[..]));
-    assert_eq!(found[2].content, Content::Device(4000, 70_000));
-    assert_eq!((found[3].nid, found[3].size, &found[3].content), (found[4].nid, 999, &Content::Fragment(17)));
-    assert_eq!((&found[5].xattrs[..], &found[5].content), (&own[..], &Content::Inside(b"", b"target")));
-    assert_eq!((found[6].uid, found[6].mtime.nanos, found[6].size), (70_000, 5, 4090));
-    assert!(matches!(found[6].content, Content::Inside(whole, tail) if [whole, tail].concat() == long));
-    let Content::Extents(heads) = &found[7].content else { panic!("no extents") };
-    assert_eq!(heads.iter().map(|h| h.start).collect::<Vec<_>>()[..3], [0, 131_072, 196_609]);
-    let image = Image::new(&bytes).expect("an image");
-    assert_eq!(image.ranges().expect("ranges"), [(1, 2), (40, 18), (80, 17)]);
-    assert_eq!(image.packs().collect::<Vec<_>>(), packs);
-    image.verify().expect("sound");
-    for at in (0..bytes.len()).step_by(97) {
-        let mut bad = bytes.clone();
-        bad[at] ^= 1;
-        assert!(Image::new(&bad).and_then(|image| image.verify()).is_err(), "byte {at}");
-    }
-}
-
-#[test]
-fn pieces_that_begin_in_one_block_do_not_fit() {
-    let small = |len| Piece::Chunk { location: location(1, len, len), len };
-    assert!(fits(&[small(100)]) && fits(&[small(8192), small(5)]) && fits(&[small(70_000), small(70_000), small(1)]));
-    assert!(!fits(&[small(100), small(5)]) && !fits(&[small(4000), small(90), small(9000)]));
-    assert!(!fits(&[small(5000), small(9000)]), "two blocks, and no second cluster to count them in");
-    assert!(fits(&[Piece::Zeros(4096), small(70_000)]) && !fits(&[Piece::Zeros(100), small(70_000)]));
-}
-
-proptest! {
-    #[test]
-    fn any_bundles_have_places(lens in proptest::collection::vec(1u32..300_000, 1..40)) {
-        let mut block = 1;
-        let bundles: Vec<_> = lens.iter().map(|&raw| {
-            let l = location(block, (raw / 2).max(1), raw);
-            block += l.blocks() as u32;
-            l
-        }).collect();
-        let names: Vec<Vec<u8>> = (0..lens.len()).map(|i| format!("{i:04}").into_bytes()).collect();
-        let children = names.iter().enumerate().map(|(i, n)| (&n[..], i + 1)).collect();
-        let mut list = vec![inode(Body::Directory { children, parent: 0 })];
-        list.extend((0..lens.len()).map(|bundle| inode(Body::File { size: 1, data: Data::Fragment { bundle, offset: 0 } })));
-        let bytes = build(&list, &bundles, &[u64::from(block) * BLOCK]).expect("an image");
+fn names_that_fill_blocks_stand_in_blocks() {
+    // 25 + 255 x 15 names and their entries: two blocks to the byte, with the dots.
+    for extra in 0..=60usize {
+        let len = |i: usize| if i == 0 { 1 + extra } else { 100 };
+        let names: Vec<Vec<u8>> =
+            (0..36).map(|i| format!("{i:0>width$}", width = len(i).max(2)).into_bytes()).collect();
+        let mut children: Vec<(&[u8], u32)> = names.iter().map(|n| (&n[..], 1)).collect();
+        children.sort_unstable();
+        let inodes = vec![inode(Body::Directory { children, parent: 0 }), inode(Body::Fifo)];
+        let bytes = build(&Source { inodes, bundles: vec![], packs: vec![] }).expect("an image");
         let image = Image::new(&bytes).expect("an image");
-        let heads = image.packed().expect("heads");
-        for (entry, bundle) in entries(&bytes)[1..].iter().zip(&bundles) {
-            let Content::Fragment(at) = entry.content else { panic!("no fragment") };
-            let head = heads.iter().find(|h| h.start == at).expect("an extent begins there");
-            prop_assert_eq!(image.store_block(head.block), Some(bundle.block));
-            prop_assert_eq!(u64::from(head.blocks), bundle.blocks());
-        }
+        assert_eq!(image.names(&image.inode(image.root()).expect("the root")).expect("names").len(), 36, "{extra}");
     }
+    let target = vec![b't'; BLOCK_LEN];
+    let inodes = vec![inode(Body::Directory { children: vec![(b"l", 1)], parent: 0 }), inode(Body::Symlink(&target))];
+    let bytes = build(&Source { inodes, bundles: vec![], packs: vec![] }).expect("an image");
+    let image = Image::new(&bytes).expect("an image");
+    let (_, nid) = paths(&image).pop().expect("the link");
+    assert_eq!(image.content(&image.inode(nid).expect("inode")).expect("content"), Content::Symlink(target));
+}
 
-    #[test]
-    fn flipped_bytes_never_panic(at in 1024usize..8192, bit in 0u8..8) {
-        let names: Vec<Vec<u8>> = (0..200).map(|i| format!("name-{i:05}").into_bytes()).collect();
-        let children = names.iter().enumerate().map(|(i, n)| (&n[..], i + 1)).collect();
-        let mut list = vec![inode(Body::Directory { children, parent: 0 })];
-        list.extend((0..200).map(|_| inode(Body::Symlink(b"to"))));
-        let mut bytes = build(&list, &[], &[BLOCK]).expect("an image");
-        let at = at % bytes.len();
-        bytes[at] ^= 1 << bit;
-        if let Ok(image) = Image::new(&bytes) {
-            let _ = image.walk(|_| Ok(()));
-            let _ = image.ranges();
+#[test]
+fn a_source_that_contradicts_itself_is_refused() {
+    let packs = vec![Pack { base: BLOCK, end: 90 * BLOCK }];
+    let bundles = vec![location(2, 9000, Codec::Zstd)];
+    let refused = |data: Data, size: u64| {
+        let root = inode(Body::Directory { children: vec![(b"f", 1)], parent: 0 });
+        let inodes = vec![root, inode(Body::File { size, data })];
+        build(&Source { inodes, bundles: bundles.clone(), packs: packs.clone() }).map_err(|e| e.kind()).err()
+    };
+    let bad = Some(ErrorKind::InvalidInput);
+    assert_eq!(refused(Data::Fragment { bundle: 1, offset: 0 }, 1), bad);
+    assert_eq!(refused(Data::Fragment { bundle: 0, offset: 8990 }, 11), bad);
+    assert_eq!(refused(Data::Fragment { bundle: 0, offset: 8990 }, 10), None);
+    assert_eq!(refused(Data::Chunks(vec![location(9, 70, Codec::Raw)]), 71), bad);
+    assert_eq!(refused(Data::Inside { bits: 0, pieces: vec![None] }, 4097), bad);
+    assert_eq!(refused(Data::Inside { bits: 0, pieces: vec![None, Some(vec![1])] }, 4097), None);
+    assert_eq!(refused(Data::Inside { bits: 40, pieces: vec![None] }, 1), bad);
+}
+
+/// An image of a bit of everything.
+pub(crate) fn sample() -> Vec<u8> {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let xattrs = [Xattr { name: text("user.a"), value: text("1") }, Xattr { name: text("user.b"), value: text("2") }];
+    let long = vec![b'l'; 4090];
+    let chunks = vec![location(9, 100_000, Codec::Zstd), location(30, 5000, Codec::Lz4)];
+    let inside = Data::Inside { bits: 0, pieces: vec![Some(vec![7; BLOCK_LEN]), None, Some(vec![8; 5])] };
+    let children: Vec<(&[u8], u32)> =
+        vec![(b"chunks", 1), (b"dev", 2), (b"dir", 3), (b"hard", 1), (b"long", 4), (b"small", 5), (b"sparse", 6)];
+    let inodes = vec![
+        Inode { xattrs: &xattrs[..1], ..inode(Body::Directory { children, parent: 0 }) },
+        Inode { links: 2, ..inode(Body::File { size: 105_000, data: Data::Chunks(chunks) }) },
+        inode(Body::CharDevice { major: 4000, minor: 70_000 }),
+        Inode { xattrs: &xattrs, ..inode(Body::Directory { children: vec![], parent: 0 }) },
+        inode(Body::Symlink(&long)),
+        inode(Body::File { size: 10, data: Data::Fragment { bundle: 1, offset: 2 } }),
+        inode(Body::File { size: 8197, data: inside }),
+    ];
+    let bundles = vec![location(40, 90, Codec::Raw), location(41, 9000, Codec::Zstd)];
+    let packs = vec![Pack { base: BLOCK, end: 36 * BLOCK }, Pack { base: 39 * BLOCK, end: 50 * BLOCK }];
+    build(&Source { inodes, bundles, packs }).expect("an image")
+}
+
+/// Damage past the checksum is an error or another tree, never a panic.
+#[test]
+fn any_flipped_byte_is_taken() {
+    let bytes = sample();
+    for at in 0..bytes.len() {
+        for flip in [1, 0x80, 0xff] {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= flip;
+            if at >= BLOCK_LEN {
+                assert!(Image::new(&bytes).expect("the superblock is sound").verify().is_err(), "{at}");
+            }
+            if let Ok(image) = Image::new(&bytes) {
+                let _ = image.check();
+                let _ = image.ranges();
+            }
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One kernel mount per chain, straight from the packs.
 
-use super::image::{self, Built};
-use super::{Driver, DriverKind, probe};
+use super::{Driver, DriverKind, image, probe};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::erofs::read::Image;
@@ -30,30 +29,27 @@ impl Erofs {
         Ok(Self { store })
     }
 
-    /// Builds the image of `layers` and publishes it; returns the packs it needs.
+    /// Builds the image of `layers` and publishes it.
     fn build(&self, layers: &[Digest], path: &Path) -> Result<()> {
-        // As long as this session lasts, gc frees no space of chunks it finds alive.
+        // From here on gc leaves alone what the image will refer to, and from its rename on because it does.
         let scratch = self.store.scratch()?;
-        let tree = self.store.tree(layers)?;
-        let Built { bytes, packs } = image::build(&self.store, &tree)?;
-        drop(tree);
-        packs.iter().try_for_each(|base| self.store.check_pack(*base))?;
+        let bytes = image::build(&self.store, &self.store.tree(layers)?)?;
         let mut draft = Draft::create(scratch.path().join("image"))?;
         draft.append(&bytes)?;
         draft.publish(path)?;
         sync_dir(&self.store.path().join("images"))
     }
 
-    /// Mounts an image that is known to be sound.
+    /// Mounts an image if it is intact, and each of its packs is as its table says.
     fn mount(&self, path: &Path, target: &Path) -> Result<()> {
         let bytes = fs::read(path).map_err(|e| io_error("read", path, e))?;
         let image = Image::new(&bytes).and_then(|image| image.verify().map(|()| image));
         let image = image.map_err(|e| e.subject(path.display()))?;
-        let packs = self.store.packs_ending(image.packs())?;
-        packs.iter().try_for_each(|base| self.store.check_pack(*base))?;
+        image.packs().iter().try_for_each(|pack| self.store.pack_table(pack.base, pack.end).map(drop))?;
         let erofs = FileSystem::open("erofs")?;
         erofs.set("source", &path.to_string_lossy())?;
-        packs.iter().try_for_each(|base| erofs.set("device", &self.store.pack_path(*base).to_string_lossy()))?;
+        let packs = image.packs().iter().map(|pack| self.store.pack_path(pack.base));
+        packs.into_iter().try_for_each(|pack| erofs.set("device", &pack.to_string_lossy()))?;
         make_dir(target)?;
         erofs.mount(true, target).map_err(|e| e.subject(path.display()))
     }
