@@ -7,7 +7,7 @@
 use super::assemble::Assembler;
 use super::changes::{Changes, CreateOptions};
 use super::holes::{HOLE, data_ranges};
-use super::import::{ImportStats, LayerDone, LayerImport, import_stats};
+use super::import::{ImportStats, LayerDone, LayerImport, hold, import_stats};
 use super::source::{Source, SourceReader};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ impl Store {
             Ok(LayerDone::made(info, content, record))
         })?;
         let stats = import_stats(&ingest, std::slice::from_ref(&done));
-        let import = self.keep_layer(ingest, done, None, options.patience, observer)?;
+        let import = self.keep_layer(ingest, done, None, (options.patience, observer), &hold)?;
         Ok((import, stats))
     }
 

@@ -116,12 +116,24 @@ impl Store {
         options: &ImportOptions,
         observer: &dyn Observer,
     ) -> Result<(LayerImport, ImportStats)> {
+        self.import_layer_for(blob, options, observer, &hold)
+    }
+
+    /// [`import_layer`](Self::import_layer) whose last transaction, the one that makes the layer visible, also has what
+    /// keeps it: `keep` is called in it.
+    pub(crate) fn import_layer_for(
+        &self,
+        blob: impl Read + Send,
+        options: &ImportOptions,
+        observer: &dyn Observer,
+        keep: &dyn Fn(&Change<'_>, &Digest) -> Result<()>,
+    ) -> Result<(LayerImport, ImportStats)> {
         let lock = match options.expected_diff_id {
             Some(diff_id) => Some(self.lock_layer(&diff_id, options.patience, observer)?),
             None => None,
         };
         if let Some(known) = options.expected_diff_id.map(|d| self.known_layer(&d)).transpose()?.flatten() {
-            self.with_index(|index| index.write(|change| change.hold_layer(&known.diff_id, true)))?;
+            self.with_index(|index| index.write(|change| keep(change, &known.diff_id)))?;
             return Ok((known, ImportStats::default()));
         }
         let job = LayerJob {
@@ -135,18 +147,19 @@ impl Store {
         let mut done = import_layers(&ingest, vec![job], options, observer)?;
         let stats = import_stats(&ingest, &done);
         let Some(layer) = done.pop() else { return Err(Error::invalid("no layer was given")) };
-        let import = self.keep_layer(ingest, layer, lock, options.patience, observer)?;
+        let import = self.keep_layer(ingest, layer, lock, (options.patience, observer), keep)?;
         Ok((import, stats))
     }
 
-    /// Makes a layer that was taken in durable, and holds it. If the store has it by now, nothing is added.
+    /// Makes a layer that was taken in durable, and does in the same transaction what keeps it. If the store has it by
+    /// now, nothing else is added.
     pub(super) fn keep_layer(
         &self,
         ingest: Ingest<'_>,
         layer: LayerDone,
         mut lock: Option<Lock>,
-        patience: Duration,
-        observer: &dyn Observer,
+        (patience, observer): (Duration, &dyn Observer),
+        keep: &dyn Fn(&Change<'_>, &Digest) -> Result<()>,
     ) -> Result<LayerImport> {
         let diff_id = layer.info.diff_id;
         if lock.is_none() {
@@ -156,10 +169,10 @@ impl Store {
         let known = self.with_index(|index| index.layer(&diff_id))?.is_some();
         let mut outcome = Outcome::default();
         let (info, blob) = layer.publish(self, known, &mut outcome);
-        let info = LayerInfo { held: true, ..info };
         let record = |change: &Change<'_>| {
             change.add_layer(&info)?;
-            change.add_blob(&blob)
+            change.add_blob(&blob)?;
+            keep(change, &diff_id)
         };
         if known && outcome.files.is_empty() {
             // What was stored on the way, if anything, goes with the ingest.
@@ -183,6 +196,11 @@ impl Store {
             known: true,
         }))
     }
+}
+
+/// Keeps a layer until its user lets it go.
+pub(super) fn hold(change: &Change<'_>, diff_id: &Digest) -> Result<()> {
+    change.hold_layer(diff_id, true).map(drop)
 }
 
 /// What this import added.

@@ -8,7 +8,7 @@
 use super::merge::{Marks, merge};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::layer::{Changes, CreateOptions, LayerImport, SourceTree};
+use crate::layer::{Changes, CreateOptions, SourceTree};
 use crate::observe::Observer;
 use crate::store::Store;
 use crate::sys::scan::scan;
@@ -73,29 +73,4 @@ pub(crate) fn directory_changes(
     let found = scan(dir, options.threads, observer)?;
     let whole = merge(&Tree::new(), found, Marks::None, &mut skipped)?;
     Ok((Changes::between(store, &store.source_tree(layers)?, whole, options, observer)?, skipped))
-}
-
-/// Makes a layer of [`upper_changes`].
-pub(crate) fn upper_to_layer(
-    store: &Store,
-    layers: &[Digest],
-    adopted: &[UpperDir<'_>],
-    upper: UpperDir<'_>,
-    options: &CreateOptions,
-    observer: &dyn Observer,
-) -> Result<(LayerImport, Vec<Skipped>)> {
-    let (changes, skipped) = upper_changes(store, layers, adopted, upper, options, observer)?;
-    Ok((store.create_layer(&changes, options, observer)?.0, skipped))
-}
-
-/// Makes a layer of [`directory_changes`].
-pub(crate) fn directory_to_layer(
-    store: &Store,
-    layers: &[Digest],
-    dir: &Path,
-    options: &CreateOptions,
-    observer: &dyn Observer,
-) -> Result<(LayerImport, Vec<Skipped>)> {
-    let (changes, skipped) = directory_changes(store, layers, dir, options, observer)?;
-    Ok((store.create_layer(&changes, options, observer)?.0, skipped))
 }

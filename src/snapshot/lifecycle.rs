@@ -108,7 +108,7 @@ impl Snapshotter {
         Ok(layer)
     }
 
-    fn active(&self, key: &str) -> Result<SnapshotRow> {
+    pub(super) fn active(&self, key: &str) -> Result<SnapshotRow> {
         let row = self.row(key)?;
         if SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active {
             return Ok(row);

@@ -11,6 +11,7 @@
 //! | `snapshotter.rs` | opening, prepare, view, mounts |
 //! | `lifecycle.rs` | commit, remove, update, and looking |
 //! | `chain.rs` | what a snapshot stands on: layers, and above them directories that are no layers yet |
+//! | `apply.rs` | layer blobs into snapshots, and back |
 //! | `absorb.rs` | directories into layers |
 //! | `filter.rs` | choosing snapshots in containerd's filter language |
 //! | `cleanup.rs` | directories of removed snapshots |
@@ -24,6 +25,7 @@
 //! snapshots prepared before go on with the directory, later ones use the layer.
 
 mod absorb;
+mod apply;
 mod chain;
 mod cleanup;
 mod commit;
