@@ -1,0 +1,65 @@
+//! Diff: what a snapshot adds to its parent as a layer, written to containerd's content store.
+
+use super::content::Content;
+use crate::convert;
+use crate::proto::diff as api;
+use crate::proto::types::Descriptor;
+use crate::server::{Server, Watch};
+use layerstore::{BlobWriter, Compression, Digest, Error, ErrorKind, Layer};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+
+/// containerd's default.
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+fn compression(media_type: &str) -> Option<Compression> {
+    [Compression::None, Compression::Gzip, Compression::Zstd].into_iter().find(|c| c.media_type() == media_type)
+}
+
+pub(super) async fn diff(
+    server: &Arc<Server>,
+    request: api::DiffRequest,
+    metadata: &MetadataMap,
+) -> Result<api::DiffResponse, Status> {
+    let media_type = if request.media_type.is_empty() { GZIP.to_owned() } else { request.media_type };
+    let Some(compression) = compression(&media_type) else {
+        return Err(Status::unimplemented(format!("layers of type {media_type} are not made here")));
+    };
+    let (left, right) = (convert::mounts_in(request.left), convert::mounts_in(request.right));
+    let epoch = request.source_date_epoch.map(|time| time.seconds);
+    let content = Content::new(&server.config.containerd.address, None, metadata)?;
+    let reference = if request.r#ref.is_empty() { unique() } else { request.r#ref };
+    let (sender, writing) = content.write(reference.clone(), convert::labels(request.labels));
+    let export = move |server: &Server, watch: &Watch| {
+        let export = |layer: &Layer<'_>| {
+            let mut blob = BlobWriter::new(sender, compression)?;
+            layer.export(&mut blob, NonZeroUsize::MIN, watch)?;
+            let (digest, size, sender) = blob.finish()?;
+            sender.finish(&digest, &layer.diff_id())?;
+            Ok((digest, size))
+        };
+        match server.snapshots.difference(&left, &right, epoch, watch, export) {
+            // Other mounts are for the next differ, which mounts both and compares.
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(Error::new(ErrorKind::Unsupported, e.to_string())),
+            other => other,
+        }
+    };
+    let (made, written) = tokio::join!(server.call("Export", &reference, export), writing.run());
+    let (digest, size): (Digest, u64) = match (made, written) {
+        // Where containerd refuses, writing fails for that reason.
+        (Err(made), Err(written)) => return Err(if written.code() == Code::Cancelled { made } else { written }),
+        (made, written) => written.and(made)?,
+    };
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    let annotations = Default::default();
+    Ok(api::DiffResponse { diff: Some(Descriptor { media_type, digest: digest.to_string(), size, annotations }) })
+}
+
+/// A name for what is written that no other write has.
+fn unique() -> String {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("layerstore-diff-{}-{}", std::process::id(), time.as_nanos())
+}

@@ -1,0 +1,130 @@
+//! `layerstore-containerd`: containerd's snapshots and diff services on a layerstore.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `config.rs` | configuration file and command line |
+//! | `listen.rs` | sockets, and systemd |
+//! | `server.rs` | what all calls share, and how they are done |
+//! | `snapshots.rs`, `remote.rs` | the snapshots service; layers that are here already |
+//! | `diff/` | the diff service: blobs into the store, and back |
+//! | `background.rs` | work that nobody waits for |
+//! | `metrics.rs`, `exposition.rs` | counters, and serving them |
+//! | `convert.rs`, `proto.rs` | the protocol |
+//!
+//! It has no storage logic: what it needs, the library offers to everyone. It keeps no state outside the store, so it can be
+//! killed and started again at any time.
+
+mod background;
+mod config;
+mod convert;
+mod diff;
+mod exposition;
+mod listen;
+mod metrics;
+mod proto;
+mod remote;
+mod server;
+mod snapshots;
+
+use clap::Parser;
+use config::{Args, Config};
+use layerstore::{Error, Result};
+use listen::{Socket, notify};
+use server::Server;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tracing_subscriber::EnvFilter;
+
+/// How long calls under way may take to notice a stop, before they are left to the next start's clean-up.
+const STOP_PATIENCE: Duration = Duration::from_secs(3);
+/// containerd sends snapshots' labels and mounts: nothing large.
+const MESSAGE_MAX: usize = 16 << 20;
+
+fn main() -> ExitCode {
+    let done = Config::load(Args::parse()).and_then(|config| {
+        let filter = EnvFilter::try_new(&config.log).map_err(|e| Error::invalid(format!("log filter: {e}")))?;
+        // systemd's journal adds the time itself.
+        let plain = std::env::var_os("JOURNAL_STREAM").is_some();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+        if plain {
+            log.without_time().init()
+        } else {
+            log.init()
+        }
+        run(config)
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("layerstore-containerd: {}", convert::status(&e).message());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error::io("start threads", e))?;
+    let done = runtime.block_on(serve(config));
+    // Work that does not end in time is as good as killed, which a store survives.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    done
+}
+
+async fn serve(config: Config) -> Result<()> {
+    // First of all, so that a signal during the start stops it, too.
+    let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+    let socket = Socket::open(&config.socket)?;
+    let failed = |e| Error::io("listen", e);
+    let listener = socket.listener.try_clone().map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
+
+    let metrics = config.metrics.as_deref().map(exposition::Endpoint::open).transpose()?;
+    let server = tokio::task::spawn_blocking(move || Server::open(config)).await;
+    let server = Arc::new(server.map_err(|e| Error::io("open the store", std::io::Error::other(e)))??);
+    let worker = server.clone();
+    let worker = tokio::task::spawn_blocking(move || background::run(&worker));
+    let metrics = metrics.map(|endpoint| tokio::spawn(endpoint.run(server.clone())));
+
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let snapshots = proto::snapshots::snapshots_server::SnapshotsServer::new(snapshots::Service(server.clone()));
+    let diff = proto::diff::diff_server::DiffServer::new(diff::Service(server.clone()));
+    let serving = tonic::transport::Server::builder()
+        .add_service(snapshots.max_decoding_message_size(MESSAGE_MAX))
+        .add_service(diff.max_decoding_message_size(MESSAGE_MAX))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            let _ = stopped.await;
+        });
+    let serving = tokio::spawn(serving);
+    tracing::info!("ready");
+    notify("READY=1");
+
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+    notify("STOPPING=1");
+    server.stop();
+    let _ = stop.send(());
+    let rest = async {
+        let _ = serving.await;
+        let _ = worker.await;
+    };
+    if tokio::time::timeout(STOP_PATIENCE, rest).await.is_err() {
+        tracing::warn!("some calls did not end in time");
+    }
+    if let Some(task) = metrics {
+        task.abort();
+    }
+    drop(socket);
+    Ok(())
+}
+
+fn catch(kind: SignalKind) -> Result<tokio::signal::unix::Signal> {
+    signal(kind).map_err(|e| Error::io("catch signals", e))
+}
