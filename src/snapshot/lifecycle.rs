@@ -239,7 +239,7 @@ impl Snapshotter {
         let remove = |change: &Change<'_>| {
             let row = change.snapshot((&self.namespace, key))?.ok_or_else(|| not_found(key))?;
             if change.snapshot_has_children(row.n)? {
-                let e = Error::new(ErrorKind::FailedPrecondition, "the snapshot is the parent of others");
+                let e = Error::new(ErrorKind::FailedPrecondition, "the parent of other snapshots cannot be removed");
                 return Err(e.subject(format!("snapshot {key}")));
             }
             change.remove_snapshot(row.n)

@@ -327,12 +327,17 @@ impl Snapshotter {
             ([only], false) => Mount::bind(only.clone(), false),
             _ => {
                 let mut options = vec!["index=off".to_owned()];
+                let user = row.form == Form::UserUpper.to_u8();
+                if !user {
+                    // Directories can be renamed, as on any file system. Overlays of user namespaces know no redirects.
+                    options.push(format!("redirect_dir={}", if writable { "on" } else { "follow" }));
+                }
                 if writable {
                     options.push(format!("workdir={}", option(&dir.join("work"))));
                     options.push(format!("upperdir={}", option(&dir.join("fs"))));
                 }
                 options.push(format!("lowerdir={}", lowers.iter().map(|l| escape(l)).collect::<Vec<_>>().join(":")));
-                if row.form == Form::UserUpper.to_u8() {
+                if user {
                     options.push("userxattr".to_owned());
                 }
                 Mount::overlay(options)
