@@ -7,7 +7,7 @@
 use super::assemble::Assembler;
 use super::changes::{Changes, CreateOptions};
 use super::holes::{HOLE, data_ranges};
-use super::import::{ImportStats, LayerDone, LayerImport, import_stats};
+use super::import::{ImportStats, LayerDone, LayerImport, hold, import_stats};
 use super::source::{Source, SourceReader};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::format::item::Extent;
 use crate::id::ContentId;
 use crate::limits::Limits;
 use crate::observe::{Event, Observer, check};
-use crate::store::{Change, ChunkReader, Ingest, LayerInfo, RawChunk, Store};
+use crate::store::{ChunkReader, Ingest, LayerInfo, RawChunk, Store};
 use crate::tar::{Sink, Writer};
 use std::io::Write;
 
@@ -47,8 +47,7 @@ impl Store {
             Ok(LayerDone::made(info, content, record))
         })?;
         let stats = import_stats(&ingest, std::slice::from_ref(&done));
-        let hold = |change: &Change<'_>, diff_id: &Digest| change.hold_layer(diff_id, true).map(drop);
-        let import = self.keep_layer(ingest, done, None, options.patience, observer, &hold)?;
+        let import = self.keep_layer(ingest, done, None, (options.patience, observer), &hold)?;
         Ok((import, stats))
     }
 

@@ -114,7 +114,6 @@ impl Store {
         options: &ImportOptions,
         observer: &dyn Observer,
     ) -> Result<(LayerImport, ImportStats)> {
-        let hold = |change: &Change<'_>, diff_id: &Digest| change.hold_layer(diff_id, true).map(drop);
         self.import_layer_for(blob, options, observer, &hold)
     }
 
@@ -155,19 +154,18 @@ impl Store {
         let mut done = import_layers(&ingest, vec![job], options, observer)?;
         let stats = import_stats(&ingest, &done);
         let Some(layer) = done.pop() else { return Err(Error::invalid("no layer was given")) };
-        let import = self.keep_layer(ingest, layer, lock, options.patience, observer, keep)?;
+        let import = self.keep_layer(ingest, layer, lock, (options.patience, observer), keep)?;
         Ok((import, stats))
     }
 
-    /// Makes a layer that was taken in durable; `keep` is called in the transaction that makes it visible. If the store has
-    /// it by now, nothing is added.
+    /// Makes a layer that was taken in durable; `keep` is called in the transaction that makes it visible. If the store
+    /// has it by now, nothing else is added.
     pub(super) fn keep_layer(
         &self,
         ingest: Ingest<'_>,
         layer: LayerDone,
         mut lock: Option<Lock>,
-        patience: Duration,
-        observer: &dyn Observer,
+        (patience, observer): (Duration, &dyn Observer),
         keep: &dyn Fn(&Change<'_>, &Digest) -> Result<()>,
     ) -> Result<LayerImport> {
         let diff_id = layer.info.diff_id;
@@ -211,6 +209,11 @@ impl Store {
             known: true,
         }))
     }
+}
+
+/// Keeps a layer until its user lets it go.
+pub(super) fn hold(change: &Change<'_>, diff_id: &Digest) -> Result<()> {
+    change.hold_layer(diff_id, true).map(drop)
 }
 
 /// What this import added.

@@ -1,13 +1,13 @@
 //! Directories into layers.
 
 use super::Snapshotter;
-use super::commit::{UpperDir, directory_to_layer, upper_to_layer};
+use super::commit::{UpperDir, directory_changes, upper_changes};
 use super::lifecycle::CommitOptions;
 use super::merge::Marks;
 use super::model::{Form, SnapshotKind};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layer::CreateOptions;
+use crate::layer::{Changes, CreateOptions};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow};
 use crate::sys::lock::Lock;
@@ -69,17 +69,30 @@ impl Snapshotter {
         options: &CommitOptions,
         observer: &dyn Observer,
     ) -> Result<(Digest, bool)> {
+        let (changes, create) = self.directory_changes(row, parent, options, observer)?;
+        let layer = self.store.create_layer(&changes, &create, observer)?.0;
+        Ok((layer.diff_id, !layer.known))
+    }
+
+    /// What a snapshot's directory adds to its parent, and how to make a layer of it.
+    pub(super) fn directory_changes(
+        &self,
+        row: &SnapshotRow,
+        parent: Option<u64>,
+        options: &CommitOptions,
+        observer: &dyn Observer,
+    ) -> Result<(Changes, CreateOptions)> {
         let below = self.absorbed_chain(parent, observer)?;
         let (dir, create) = (self.fs_path(row.n), CreateOptions::default().epoch(options.epoch));
         let upper = |marks| {
             let upper = UpperDir { path: &dir, marks };
-            upper_to_layer(&self.store, &below, &[], upper, &create, observer)
+            upper_changes(&self.store, &below, &[], upper, &create, observer)
         };
-        let layer = match Form::from_u8(row.form)? {
+        let changes = match Form::from_u8(row.form)? {
             Form::Upper => upper(Marks::Trusted),
             Form::UserUpper => upper(Marks::User),
-            Form::Whole => directory_to_layer(&self.store, &below, &dir, &create, observer),
+            Form::Whole => directory_changes(&self.store, &below, &dir, &create, observer),
         }?;
-        Ok((layer.diff_id, !layer.known))
+        Ok((changes, create))
     }
 }

@@ -6,10 +6,11 @@ use super::model::{SnapshotKind, not_found};
 use super::mount::Mount;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{ImportOptions, ImportStats, Layer, LayerImport};
+use crate::layer::{ImportOptions, ImportStats, LayerImport};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::num::NonZeroUsize;
 
 impl Snapshotter {
     /// Imports a layer and says that it is what the active snapshot `key` adds, in one step: the layer is never in the
@@ -55,44 +56,42 @@ impl Snapshotter {
         Ok(self.ancestors(Some(row.n))?.into_iter().map(|row| row.layer).collect())
     }
 
-    /// Makes the layer that takes the tree of `left` to that of `right`, and lends it to `work`. Both are mounts as this
-    /// snapshotter returned them: `right` an active snapshot's and `left` a view's of the same parent, or `right` a view's
-    /// and `left` a view's of the parent's parent. `epoch` is [`CommitOptions::epoch`].
+    /// Writes the tar of the layer that takes the tree of `left` to that of `right` to `out`; returns its diff_id. Both
+    /// are mounts as this snapshotter returned them: `right` an active snapshot's and `left` a view's of the same parent,
+    /// or `right` a view's and `left` a view's of the parent's parent. `epoch` is [`CommitOptions::epoch`].
     ///
     /// # Errors
-    /// `NotFound` for other mounts; those of committing, and of `work`.
-    pub fn difference<T>(
+    /// `NotFound` for other mounts; those of committing; `Io` from `out`.
+    pub fn difference(
         &self,
         left: &[Mount],
         right: &[Mount],
         epoch: Option<i64>,
+        out: &mut (dyn Write + Send),
         observer: &dyn Observer,
-        work: impl FnOnce(&Layer<'_>) -> Result<T>,
-    ) -> Result<T> {
+    ) -> Result<Digest> {
         let unrelated = || Error::not_found("the mounts are not a snapshot's and its parent's");
         let left = self.row_of(left)?.filter(|row| row.kind != SnapshotKind::Active.to_u8()).ok_or_else(unrelated)?;
         let right = self.row_of(right)?.ok_or_else(unrelated)?;
-        let options = CommitOptions::default().epoch(epoch);
-        let (layer, held) = if right.kind == SnapshotKind::Active.to_u8() {
+        let layer = if right.kind == SnapshotKind::Active.to_u8() {
             if right.parent != left.parent {
                 return Err(unrelated());
             }
-            match right.layer {
-                Some(layer) => (layer, false),
-                None => self.directory_to_layer(&right, right.parent, &options, observer)?,
-            }
+            right.layer
         } else {
             let top = self.ancestors(right.parent)?.pop().ok_or_else(unrelated)?;
             if top.parent != left.parent {
                 return Err(unrelated());
             }
-            (self.absorb_row(top.n, observer)?, false)
+            Some(self.absorb_row(top.n, observer)?)
         };
-        let done = self.store.layer(&layer).and_then(|layer| work(&layer));
-        if held {
-            self.store.with_index(|index| index.write(|change| change.hold_layer(&layer, false)))?;
+        if let Some(layer) = layer {
+            self.store.layer(&layer)?.export(out, NonZeroUsize::MIN, observer)?;
+            return Ok(layer);
         }
-        done
+        let options = CommitOptions::default().epoch(epoch);
+        let (changes, create) = self.directory_changes(&right, right.parent, &options, observer)?;
+        Ok(self.store.write_layer(&changes, out, &create, observer)?.0)
     }
 
     /// The active snapshot or view that has these mounts; of views with the same, any.

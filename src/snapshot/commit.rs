@@ -8,7 +8,7 @@
 use super::merge::{Marks, merge};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::layer::{Changes, CreateOptions, LayerImport};
+use crate::layer::{Changes, CreateOptions};
 use crate::observe::Observer;
 use crate::store::Store;
 use crate::sys::scan::scan;
@@ -50,29 +50,4 @@ pub(crate) fn directory_changes(
 ) -> Result<Changes> {
     let whole = merge(&Tree::new(), scan(dir, options.threads, observer)?, Marks::None, observer)?;
     Changes::between(store, &store.source_tree(layers)?, whole, options, observer)
-}
-
-/// Makes a layer of [`upper_changes`].
-pub(crate) fn upper_to_layer(
-    store: &Store,
-    layers: &[Digest],
-    adopted: &[UpperDir<'_>],
-    upper: UpperDir<'_>,
-    options: &CreateOptions,
-    observer: &dyn Observer,
-) -> Result<LayerImport> {
-    let changes = upper_changes(store, layers, adopted, upper, options, observer)?;
-    Ok(store.create_layer(&changes, options, observer)?.0)
-}
-
-/// Makes a layer of [`directory_changes`].
-pub(crate) fn directory_to_layer(
-    store: &Store,
-    layers: &[Digest],
-    dir: &Path,
-    options: &CreateOptions,
-    observer: &dyn Observer,
-) -> Result<LayerImport> {
-    let changes = directory_changes(store, layers, dir, options, observer)?;
-    Ok(store.create_layer(&changes, options, observer)?.0)
 }

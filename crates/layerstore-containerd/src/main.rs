@@ -77,15 +77,16 @@ fn run(config: Config) -> Result<()> {
 async fn serve(config: Config) -> Result<()> {
     // First of all, so that a signal during the start stops it, too.
     let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
-    let socket = Socket::open(&config.socket)?;
+    let (path, metrics) = (config.socket.clone(), config.metrics.clone());
+    let server = tokio::task::spawn_blocking(move || Server::open(config)).await;
+    let server = Arc::new(server.map_err(|e| Error::io("open the store", std::io::Error::other(e)))??);
+    // Only now: whoever can connect is served.
+    let socket = Socket::open(&path)?;
     let failed = |e| Error::io("listen", e);
     let listener = socket.listener.try_clone().map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
-
-    let metrics = config.metrics.as_deref().map(exposition::Endpoint::open).transpose()?;
-    let server = tokio::task::spawn_blocking(move || Server::open(config)).await;
-    let server = Arc::new(server.map_err(|e| Error::io("open the store", std::io::Error::other(e)))??);
+    let metrics = metrics.as_deref().map(exposition::Endpoint::open).transpose()?;
     let worker = server.clone();
     let worker = tokio::task::spawn_blocking(move || background::run(&worker));
     let metrics = metrics.map(|endpoint| tokio::spawn(endpoint.run(server.clone())));

@@ -31,7 +31,7 @@ pub(super) fn check(store: &Store) -> Result<()> {
     // What the kernel allows depends on who asks, so this is not remembered.
     mount::may_mount("erofs")?;
     let uname = rustix::system::uname();
-    let fs = rustix::fs::statfs(store.path()).map_err(|e| Error::io("stat the file system of the store", e.into()))?;
+    let fs = rustix::fs::statfs(store.path()).map_err(|e| Error::io("stat the file system of the store", e))?;
     let kernel =
         format!("{} {} on {:x}\n", uname.release().to_string_lossy(), uname.version().to_string_lossy(), fs.f_type);
     let name = format!("probe-{}", &blake3::hash(kernel.as_bytes()).to_hex()[..16]);
@@ -175,7 +175,7 @@ fn mount(dir: &Path, image: &[u8], packs: &[PathBuf]) -> Result<OwnedFd> {
 }
 
 fn reads_as(root: &OwnedFd, name: &str, bytes: &[u8]) -> Result<bool> {
-    let failed = |e: rustix::io::Errno| Error::io("look at the probe's file", e.into());
+    let failed = |e: rustix::io::Errno| Error::io("look at the probe's file", e);
     let stat = rustix::fs::statat(root, name, AtFlags::empty()).map_err(failed)?;
     let file = File::from(rustix::fs::openat(root, name, OFlags::RDONLY, Mode::empty()).map_err(failed)?);
     let mut value = [0; 16];

@@ -207,7 +207,7 @@ fn image_blocks(path: &Path) -> Result<Vec<Range<u64>>> {
     let ranges = Image::new(&bytes).and_then(|image| image.verify().and_then(|()| image.ranges()));
     let all = Range { start: 0, end: u64::MAX };
     Ok(ranges.map_or(vec![all], |ranges| {
-        let blocks = |&(block, blocks): &(u32, u16)| u64::from(block)..u64::from(block) + u64::from(blocks);
+        let blocks = |range: &Range<u32>| u64::from(range.start)..u64::from(range.end);
         ranges.iter().map(blocks).collect()
     }))
 }

@@ -5,8 +5,7 @@ use crate::convert;
 use crate::proto::diff as api;
 use crate::proto::types::Descriptor;
 use crate::server::{Server, Watch};
-use layerstore::{BlobWriter, Compression, Digest, Error, ErrorKind, Layer};
-use std::num::NonZeroUsize;
+use layerstore::{BlobWriter, Compression, Digest, Error, ErrorKind};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tonic::metadata::MetadataMap;
@@ -34,18 +33,15 @@ pub(super) async fn diff(
     let reference = if request.r#ref.is_empty() { unique() } else { request.r#ref };
     let (sender, writing) = content.write(reference.clone(), convert::labels(request.labels));
     let export = move |server: &Server, watch: &Watch| {
-        let export = |layer: &Layer<'_>| {
-            let mut blob = BlobWriter::new(sender, compression)?;
-            layer.export(&mut blob, NonZeroUsize::MIN, watch)?;
-            let (digest, size, sender) = blob.finish()?;
-            sender.finish(&digest, &layer.diff_id())?;
-            Ok((digest, size))
-        };
-        match server.snapshots.difference(&left, &right, epoch, watch, export) {
+        let mut blob = BlobWriter::new(sender, compression)?;
+        let diff_id = match server.snapshots.difference(&left, &right, epoch, &mut blob, watch) {
             // Other mounts are for the next differ, which mounts both and compares.
             Err(e) if e.kind() == ErrorKind::NotFound => Err(Error::new(ErrorKind::Unsupported, e.to_string())),
             other => other,
-        }
+        }?;
+        let (digest, size, sender) = blob.finish()?;
+        sender.finish(&digest, &diff_id)?;
+        Ok((digest, size))
     };
     let (made, written) = tokio::join!(server.call("Export", &reference, export), writing.run());
     let (digest, size): (Digest, u64) = match (made, written) {
