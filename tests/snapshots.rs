@@ -314,9 +314,9 @@ fn devices_pipes_and_attributes_survive() {
                 (1234, 5678, 1_234_567_890, 123_456_789)
             );
             let get = |name: &str| {
-                let out =
-                    std::process::Command::new("getfattr").args(["--only-values", "-n", name]).arg(root.join("file"));
-                String::from_utf8({ out }.output().expect("runs").stdout).expect("text")
+                let mut getfattr = std::process::Command::new("getfattr");
+                let output = getfattr.args(["--only-values", "-n", name]).arg(root.join("file")).output();
+                String::from_utf8(output.expect("runs").stdout).expect("text")
             };
             assert_eq!((&get("user.note")[..], &get("trusted.t")[..]), ("text", "text"));
             assert_eq!(fs::read(root.join("sparse")).expect("read").len(), (1 << 20) + 5);
