@@ -207,8 +207,8 @@ pub(super) fn unsupported(what: &str, expected: impl ToString, actual: impl ToSt
 mod tests {
     use super::*;
 
-    fn sample(packs: usize) -> (Superblock, Vec<u8>) {
-        let packs = (1..=packs as u64).map(|i| Pack { base: i << 30, end: (i << 30) + (i << 12) });
+    fn sample(packs: u64) -> (Superblock, Vec<u8>) {
+        let packs: Vec<_> = (1..=packs).map(|i| Pack { base: i << 30, end: (i << 30) + (i << 12) }).collect();
         let sb = Superblock {
             root: 1,
             inodes: 1 << 40,
@@ -217,7 +217,7 @@ mod tests {
             xattr_block: 4,
             packed: 1 << 33,
             zstd: packs.len() != 1,
-            packs: packs.collect(),
+            packs,
         };
         let mut image = vec![0; sb.blocks as usize * BLOCK_LEN];
         sb.encode(&mut image).expect("fits");
