@@ -3,6 +3,10 @@
 //! An extent may begin anywhere in a cluster, but no two in the same. How many blocks it takes is told in the second
 //! cluster's entry, so an extent that has no second cluster takes one block. Extents are whole chunks: the kernel
 //! cannot begin in the middle of one.
+//!
+//! Linux takes the last extent to go on to the end of the file's last cluster, and refuses stored bytes that are fewer
+//! than that. So where a raw chunk that ends a file does not fill its blocks enough, one block more is named: whatever
+//! comes after it in its pack, the table at least. It is never shown, since the file ends before.
 
 use super::superblock::{ALGORITHM_LZ4, ALGORITHM_ZSTD, bad};
 use super::{BLOCK_LEN, Put, u16_at, u32_at};
@@ -71,6 +75,13 @@ pub(crate) fn fits(extents: impl Iterator<Item = Extent>) -> bool {
     true
 }
 
+/// Blocks to name for an extent that begins at `start`; see the module for the last one.
+fn blocks(extent: &Extent, start: u64, size: u64, last: bool) -> u16 {
+    let claimed = clusters(size) * BLOCK - start;
+    let short = last && extent.codec == Codec::Raw && claimed > u64::from(extent.blocks) * BLOCK;
+    extent.blocks as u16 + u16::from(short)
+}
+
 /// The types of entries for LZ4 and zstd, and the header's byte of algorithms. A file's chunks may be of both, where
 /// the store's codec has changed.
 fn algorithms(extents: impl Iterator<Item = Extent>) -> ([u16; 2], u8) {
@@ -109,9 +120,10 @@ pub(super) fn encode(put: &mut Put<'_>, size: u64, devices: u32, extents: &[Exte
             Codec::Zstd => heads[1],
         };
         put.u16(kind).u16((start % BLOCK) as u16).u32(devices + extent.block);
-        let span = span(start, next, i + 1 == extents.len()) as u16;
+        let last = i + 1 == extents.len();
+        let (span, blocks) = (span(start, next, last) as u16, blocks(extent, start, size, last));
         for i in 1..span {
-            put.u16(NONHEAD).u16(0).u16(if i == 1 { BLOCKS | extent.blocks as u16 } else { i }).u16(span - i);
+            put.u16(NONHEAD).u16(0).u16(if i == 1 { BLOCKS | blocks } else { i }).u16(span - i);
         }
         start = next;
     }
@@ -198,11 +210,13 @@ mod tests {
             let mut extents: Vec<_> = lens.into_iter().map(|(len, c)| extent(len, codec(c))).collect();
             extents.push(extent(last, Codec::Raw));
             let mut start = 0;
-            let expected: Vec<_> = extents.iter().map(|e| {
+            let mut expected: Vec<_> = extents.iter().map(|e| {
                 let head = Head { start, block: e.block + 1000, blocks: e.blocks, codec: e.codec };
                 start += u64::from(e.len);
                 head
             }).collect();
+            let (size, end) = (start, expected.last_mut().expect("one"));
+            end.blocks += u32::from(size.next_multiple_of(4096) - end.start > u64::from(end.blocks) * 4096);
             prop_assert_eq!(round_trip(&extents), expected);
         }
 

@@ -207,9 +207,8 @@ pub(super) fn unsupported(what: &str, expected: impl ToString, actual: impl ToSt
 mod tests {
     use super::*;
 
-    fn sample(packs: usize) -> (Superblock, Vec<u8>) {
-        let pack = |i: u64| Pack { base: i << 30, end: (i << 30) + (i << 12) };
-        let packs: Vec<Pack> = (1..=packs as u64).map(pack).collect();
+    fn sample(packs: u64) -> (Superblock, Vec<u8>) {
+        let packs: Vec<_> = (1..=packs).map(|i| Pack { base: i << 30, end: (i << 30) + (i << 12) }).collect();
         let sb = Superblock {
             root: 1,
             inodes: 1 << 40,

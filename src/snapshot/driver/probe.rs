@@ -52,6 +52,7 @@ pub(super) fn check(store: &Store) -> Result<()> {
 /// Two packs being laid out, and what files of the image must read as.
 struct Probe {
     packs: [Draft; 2],
+    around: u64,
     files: Vec<(&'static str, Vec<u8>, Data)>,
     bundles: Vec<Location>,
 }
@@ -64,8 +65,8 @@ struct Draft {
 }
 
 impl Draft {
-    fn new(base: u64, header: u64) -> Self {
-        Self { base, next: base + header, stored: vec![] }
+    fn new(base: u64, around: u64) -> Self {
+        Self { base, next: base + around, stored: vec![] }
     }
 
     fn add(&mut self, raw: &[u8], codec: Codec) -> Result<Location> {
@@ -81,12 +82,13 @@ impl Draft {
         Ok(location)
     }
 
-    fn write(&self, path: &Path) -> Result<Pack> {
+    /// After the chunks come blocks as of a table, also where the pack does not own them: the bug reads what is there.
+    fn write(&self, path: &Path) -> Result<()> {
         let file = File::create(path).map_err(|e| Error::io("create a pack of the probe", e))?;
         let write = |(location, stored): &(Location, Vec<u8>)| file.write_all_at(stored, location.address());
-        let written = self.stored.iter().try_for_each(write).and_then(|()| file.set_len(self.next));
-        written.map_err(|e| Error::io("write a pack of the probe", e))?;
-        Ok(Pack { base: self.base, end: self.next })
+        let table = || file.write_all_at(&[0x5a; 16 * BLOCK as usize], self.next);
+        let written = self.stored.iter().try_for_each(write).and_then(|()| table());
+        written.map_err(|e| Error::io("write a pack of the probe", e))
     }
 }
 
@@ -106,18 +108,18 @@ fn text(seed: u8, len: usize) -> Vec<u8> {
 }
 
 impl Probe {
-    /// Packs with headers of this length: a block in every store, none to see the kernel's bug.
-    fn new(header: u64) -> Result<Self> {
+    /// Packs with this many bytes before and after their chunks: a block at least in every store, for header and table;
+    /// none to see the kernel's bug.
+    fn new(around: u64) -> Result<Self> {
         // Short enough for one reading ahead to ask for both: joining happens within one.
         let [one, two] = [noise(1, 8 << 10), noise(2, 8 << 10)];
-        let mut first = Draft::new(BLOCK, header);
+        let mut first = Draft::new(BLOCK, around);
         let bundle = text(3, 30_000);
         let mut bundles = vec![first.add(&bundle, Codec::Zstd)?, first.add(b"tiny", Codec::Raw)?];
         let lz4 = text(4, 100_001);
         let lz4_at = first.add(&lz4, Codec::Lz4)?;
         let one_at = first.add(&one, Codec::Raw)?;
-        // The second pack begins where the last chunk of the first ends.
-        let mut second = Draft::new(first.next, header);
+        let mut second = Draft::new(first.next + around, around);
         let two_at = second.add(&two, Codec::Raw)?;
         let zstd = text(5, 120_003);
         let zstd_at = second.add(&zstd, Codec::Zstd)?;
@@ -134,13 +136,16 @@ impl Probe {
             ("sparse", sparse, hole),
             ("tiny", b"in".to_vec(), Data::Fragment { bundle: 1, offset: 1 }),
         ];
-        Ok(Self { packs: [first, second], files, bundles })
+        Ok(Self { packs: [first, second], around, files, bundles })
     }
 
     /// Mounts the image, which is never attached anywhere. Returns the name of a file that reads wrong.
     fn run(self, dir: &Path) -> Result<Option<&'static str>> {
         let paths = [dir.join("pack-0"), dir.join("pack-1")];
-        let packs = [self.packs[0].write(&paths[0])?, self.packs[1].write(&paths[1])?];
+        for (pack, path) in self.packs.iter().zip(&paths) {
+            pack.write(path)?;
+        }
+        let packs = self.packs.each_ref().map(|pack| Pack { base: pack.base, end: pack.next + self.around });
         let xattrs = [Xattr { name: b"user.probe".to_vec(), value: b"value".to_vec() }];
         let inode = |body| {
             let mtime = Time { secs: -5, nanos: 999_999_999 };
@@ -202,14 +207,14 @@ mod tests {
         root
     }
 
-    fn run(header: u64) -> Option<&'static str> {
+    fn run(around: u64) -> Option<&'static str> {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        Probe::new(header).unwrap().run(dir.path()).unwrap()
+        Probe::new(around).unwrap().run(dir.path()).unwrap()
     }
 
     /// The bug itself. When a kernel reads this right, the reason for the address rule is gone there, not the rule.
     #[test]
-    fn adjacent_numbers_in_two_packs_read_wrong_and_with_a_block_between_them_right() {
+    fn adjacent_numbers_in_two_packs_read_wrong_and_with_blocks_between_them_right() {
         if !root() {
             return;
         }
