@@ -12,6 +12,22 @@ pub struct Time {
     pub nanos: u32,
 }
 
+impl Time {
+    /// `2026-01-31T23:59:00Z`, without the fraction (RFC 3339; H. Hinnant, "chrono-compatible low-level date algorithms").
+    pub fn to_rfc3339(&self) -> String {
+        let (days, rest) = (self.secs.div_euclid(86_400), self.secs.rem_euclid(86_400));
+        let z = days.saturating_add(719_468);
+        let (era, doe) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+        let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+        let mp = (5 * doy + 2) / 153;
+        let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
+        let year = yoe + era * 400 + i64::from(month <= 2);
+        let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
 /// A run of stored bytes at a logical offset of a sparse file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DataRange {
@@ -135,6 +151,20 @@ mod tests {
         let time = Time::default();
         let path = path.as_bytes().to_vec();
         Entry { path, kind: EntryKind::Fifo, mode: 0, uid: 0, gid: 0, mtime: time, xattrs: vec![] }
+    }
+
+    #[test]
+    fn times_are_civil_utc() {
+        let cases = [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_700_000_000, "2023-11-14T22:13:20Z"),
+            (-62_167_219_200, "0000-01-01T00:00:00Z"),
+        ];
+        for (secs, text) in cases {
+            assert_eq!(Time { secs, nanos: 5 }.to_rfc3339(), text);
+        }
     }
 
     #[test]

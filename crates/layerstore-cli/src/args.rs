@@ -8,7 +8,7 @@ use layerstore::{Compress, Compression, Digest, Platform};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-pub(crate) use snapshots::{Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
+pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
 pub(crate) use upkeep::Gc;
 
 const ABOUT: &str = "Content-addressable store for container image layers";
@@ -73,7 +73,10 @@ pub(crate) enum Command {
     Snapshot(Snapshot),
     Mount(MountArgs),
     Umount(Umount),
+    Extract(Extract),
+    Diff(Diff),
     Run(Run),
+    Commit(Commit),
     /// Show which drivers work here, and what the others lack
     #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
     Doctor,

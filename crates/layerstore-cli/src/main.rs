@@ -53,6 +53,9 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Snapshot(args) => commands::snapshot::run(context, &args),
         Command::Mount(args) => commands::mount::run(context, &args),
         Command::Umount(args) => commands::mount::umount(context, &args),
+        Command::Extract(args) => commands::extract::run(context, &args),
+        Command::Diff(args) => commands::diff::run(context, &args),
+        Command::Commit(args) => commands::commit::run(context, &args),
         Command::Doctor => commands::doctor::run(context),
     };
     done.map(|()| ExitCode::SUCCESS)

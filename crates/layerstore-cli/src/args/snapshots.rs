@@ -144,6 +144,8 @@ pub(crate) struct Diff {
     /// Write here instead of to standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) common: Snapshots,
 }
 
 /// Try an image: run a command in it, in namespaces of its own
@@ -172,7 +174,7 @@ pub(crate) struct Run {
 #[command(after_help = "EXAMPLES:\n  layerstore commit work app:2 --image app:1
   SOURCE_DATE_EPOCH=1700000000 layerstore commit work app:2 --image app:1 --message 'add new'")]
 pub(crate) struct Commit {
-    /// Key of the active snapshot; it becomes a committed one, called by its layers' chain_id
+    /// Key of the active snapshot, which becomes the image's topmost layer
     pub(crate) key: String,
     /// Name of the new image
     pub(crate) name: String,

@@ -1,10 +1,13 @@
 //! One file per command. Each has a `run` that the table in `main.rs` calls.
 
 pub(crate) mod cat;
+pub(crate) mod commit;
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod extract;
 pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod import;
