@@ -65,6 +65,8 @@ plugin_start() {
     until_ok test -S "$socket"
     # The file of a killed one stays; who listens is known by connecting.
     until_ok python3 -c "import socket; socket.socket(socket.AF_UNIX).connect('$socket')"
+    # containerd takes a moment to notice that its plugin is there again.
+    [ -z "$containerd_pid" ] || until_ok snapshots
 }
 
 # How it ends in real life: within 5 s of a signal, and with success.
@@ -154,5 +156,7 @@ run() {
 }
 
 snapshots() {
-    ctr snapshots --snapshotter layerstore ls | tail -n +2
+    local all
+    all=$(ctr snapshots --snapshotter layerstore ls) || return
+    tail -n +2 <<<"$all"
 }
