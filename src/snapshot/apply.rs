@@ -94,6 +94,15 @@ impl Snapshotter {
         Ok(self.store.write_layer(&changes, out, &create, observer)?.0)
     }
 
+    /// The key of the active snapshot or view that has these mounts, as far as they are told apart: of views of one
+    /// parent any. Options that clients add do not matter.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`.
+    pub fn mounted(&self, mounts: &[Mount]) -> Result<Option<String>> {
+        Ok(self.row_of(mounts)?.map(|row| row.key))
+    }
+
     /// The active snapshot or view that has these mounts; of views with the same, any.
     fn row_of(&self, mounts: &[Mount]) -> Result<Option<SnapshotRow>> {
         for row in self.store.with_index(|index| index.snapshots(Some(&self.namespace)))? {

@@ -75,8 +75,7 @@ async fn import(
     descriptor: &Descriptor,
     metadata: &MetadataMap,
 ) -> Result<LayerImport, Status> {
-    let containerd = &server.config.containerd;
-    let content = Content::new(&containerd.address, containerd.content.as_deref(), metadata)?;
+    let content = Content::new(&server.config.containerd, metadata, &key)?;
     let blob = content.open(&digest).await.map_err(|e| match e.code() {
         Code::NotFound => e,
         code => Status::new(code, format!("read {digest} from containerd: {}", e.message())),

@@ -1,14 +1,15 @@
 //! containerd's content store: blobs are read from its directory or through its socket, and written through the socket.
 
+use crate::config::Containerd;
 use crate::proto::content::content_client::ContentClient;
 use crate::proto::content::{AbortRequest, ReadContentRequest, WriteAction, WriteContentRequest};
 use layerstore::{Digest, Error, Labels};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -18,7 +19,8 @@ const MESSAGE_MAX: usize = 16 << 20;
 const BUFFER: usize = 1 << 20;
 const BUFFERS: usize = 4;
 /// What a request says about on whose behalf it is, to be said again in requests made for it.
-const FORWARDED: [&str; 2] = ["containerd-namespace", "containerd-lease"];
+const NAMESPACE: &str = "containerd-namespace";
+const LEASE: &str = "containerd-lease";
 
 /// Where the content is.
 #[derive(Clone)]
@@ -29,18 +31,21 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Connects when it is needed first. `metadata` is that of the call this is for.
-    pub(crate) fn new(address: &Path, dir: Option<&Path>, metadata: &MetadataMap) -> Result<Self, Status> {
+    /// Connects when it is needed first. `metadata` is that of the call this is for, `key` the key of its snapshot.
+    pub(crate) fn new(containerd: &Containerd, metadata: &MetadataMap, key: &str) -> Result<Self, Status> {
+        let address = &containerd.address;
         let endpoint = Endpoint::from_shared(format!("unix://{}", address.display()));
         let endpoint = endpoint.map_err(|e| Status::internal(format!("containerd's address: {e}")))?;
         let client = ContentClient::new(endpoint.connect_lazy()).max_decoding_message_size(MESSAGE_MAX);
         let mut forwarded = MetadataMap::new();
-        for name in FORWARDED {
-            if let Some(value) = metadata.get(name) {
-                forwarded.insert(name, value.clone());
-            }
+        if let Some(lease) = metadata.get(LEASE) {
+            forwarded.insert(LEASE, lease.clone());
         }
-        Ok(Self { dir: dir.map(Path::to_owned), client, metadata: forwarded })
+        // containerd before 2.0 does not say it, but begins all keys with it: "NAMESPACE/NUMBER/KEY".
+        let said = metadata.get(NAMESPACE).cloned();
+        let namespace = said.or_else(|| key.split_once('/')?.0.parse().ok());
+        forwarded.insert(NAMESPACE, namespace.unwrap_or(MetadataValue::from_static("default")));
+        Ok(Self { dir: containerd.content.clone(), client, metadata: forwarded })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -29,7 +29,10 @@ pub(super) async fn diff(
     };
     let (left, right) = (convert::mounts_in(request.left), convert::mounts_in(request.right));
     let epoch = request.source_date_epoch.map(|time| time.seconds);
-    let content = Content::new(&server.config.containerd.address, None, metadata)?;
+    let mounted = right.clone();
+    let key = server.call("Mounted", &request.r#ref, move |server, _| server.snapshots.mounted(&mounted)).await?;
+    let key = key.ok_or_else(|| Status::unimplemented("the mounts are of another snapshotter"))?;
+    let content = Content::new(&server.config.containerd, metadata, &key)?;
     let reference = if request.r#ref.is_empty() { unique() } else { request.r#ref };
     let (sender, writing) = content.write(reference.clone(), convert::labels(request.labels));
     let export = move |server: &Server, watch: &Watch| {
