@@ -1,0 +1,146 @@
+//! Images mounted, changed and committed. Mounts need root, and are made in a mount namespace of the test's own.
+
+use crate::support::{Place, file, header, noise};
+use std::fs;
+use std::process::Command;
+
+/// A place with an image `app:1` made of two files.
+fn with_image() -> Place {
+    let place = Place::new();
+    let from = place.path("files");
+    fs::create_dir_all(from.join("sub")).expect("made");
+    for i in 0..30 {
+        fs::write(from.join(format!("sub/{i:02}")), noise(5_000 * (i + 1))).expect("written");
+    }
+    fs::write(from.join("sub/one"), "one\n").expect("written");
+    fs::write(from.join("sub/to-go"), "gone\n").expect("written");
+    place.ok(&["demo", "--from", "files", "--dir", "made", "--keep", "--quiet"]);
+    let kept = fs::read_dir(place.path("made")).expect("kept").flatten().next().expect("a directory").path();
+    let layout = kept.join("layout").to_str().expect("text").to_owned();
+    place.ok(&["import", &layout, "--ref", "demo:1", "--name", "app:1", "--quiet"]);
+    place
+}
+
+/// Runs a script in which `$L` is the binary, in a mount namespace of its own; `false` without root.
+fn script(place: &Place, name: &str, script: &str) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: {name}: mounting needs root");
+        return false;
+    }
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--propagation", "private", "sh", "-exc", script]).current_dir(place.dir.path());
+    unshare.env("L", env!("CARGO_BIN_EXE_layerstore")).env("LAYERSTORE_STORE", place.path("store"));
+    let output = unshare.output().expect("unshare runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    true
+}
+
+#[test]
+fn an_image_is_mounted_changed_and_committed() {
+    let place = with_image();
+    for driver in ["erofs", "overlay", "copy"] {
+        let made = script(
+            &place,
+            "an_image_is_mounted_changed_and_committed",
+            &format!(
+                r#"
+            export LAYERSTORE_DRIVER={driver}; mkdir -p mnt-{driver}; cd mnt-{driver}; mkdir m
+            $L mount app:1 m
+            one=$(find m -name one); test "$(cat $one)" = one; ! touch m/new 2>/dev/null
+            $L umount m; test -z "$(ls m)"; test -z "$($L snapshot ls --filter kind==view --json)"
+            $L mount app:1 m --rw --namespace {driver}
+            echo new > m/new; rm $(find m -name to-go)
+            $L umount m --namespace {driver}
+            SOURCE_DATE_EPOCH=1700000000 $L commit "$PWD/m" app:{driver} --image app:1 --namespace {driver}
+            test "$($L cat app:{driver} new)" = new
+            test -z "$($L ls app:{driver} | grep to-go)"
+            test "$($L inspect app:{driver} --config | grep -c 'layerstore commit')" = 1
+            $L diff app:1 app:{driver} | tar -t | grep -q '\.wh\.to-go'
+            $L diff app:1 app:{driver} -o d.tar --json | grep -q diff_id
+            "#
+            ),
+        );
+        if !made {
+            return;
+        }
+    }
+    // The same change gives the same image, whatever the driver.
+    let images = place.json(&["images"]);
+    let find = |name: &str| images.iter().find(|image| image["name"] == name).expect("an image")["layers"].clone();
+    assert_eq!(find("app:erofs"), find("app:overlay"));
+}
+
+#[test]
+fn a_command_runs_in_an_image() {
+    let place = Place::new();
+    let mut tar = tar::Builder::new(Vec::new());
+    let shell = fs::read("/bin/busybox").ok();
+    let Some(shell) = shell else {
+        println!("skipped: a_command_runs_in_an_image: needs busybox-static");
+        return;
+    };
+    let mut head = header(tar::EntryType::Regular, 0o755);
+    head.set_size(shell.len() as u64);
+    tar.append_data(&mut head, "bin/sh", &shell[..]).expect("appended");
+    file(&mut tar, "etc/motd", b"hello\n");
+    let tar = tar.into_inner().expect("a tar");
+    fs::create_dir(place.path("image")).expect("made");
+    fs::write(place.path("image/layer.tar"), &tar).expect("written");
+    let manifest = r#"[{"Config":"c.json","RepoTags":["shell:1"],"Layers":["layer.tar"]}]"#;
+    fs::write(place.path("image/manifest.json"), manifest).expect("written");
+    let config = r#"{"architecture":"amd64","os":"linux","config":{"Env":["GREETING=from the image"],"Cmd":["sh","-c","echo $GREETING"]},
+        "rootfs":{"type":"layers","diff_ids":["DIFF"]}}"#;
+    let id = place.json(&["import", "image/layer.tar"])[0]["layer"]["diff_id"].as_str().expect("an id").to_owned();
+    fs::write(place.path("image/c.json"), config.replace("DIFF", &id)).expect("written");
+    script(
+        &place,
+        "a_command_runs_in_an_image",
+        r#"
+        tar -C image -cf image.tar manifest.json c.json layer.tar
+        $L import image.tar
+        test "$($L run shell:1)" = "from the image"
+        test "$($L run shell:1 -- sh -c 'read line < /etc/motd; echo $line')" = hello
+        if $L run shell:1 -- sh -c 'exit 7'; then exit 1; else test $? = 7; fi
+        $L run shell:1 --keep work -- sh -c 'echo kept > /kept'
+        $L snapshot mounts work; $L commit work shell:2 --image shell:1
+        test "$($L run shell:2 -- sh -c 'read line < /kept; echo $line')" = kept
+        test -z "$($L snapshot ls --filter kind==active --json)"
+    "#,
+    );
+}
+
+#[test]
+fn extract_needs_nothing_mounted() {
+    let place = with_image();
+    let out = &place.json(&["extract", "app:1", "root"])[0];
+    assert!(out["files"].as_u64().is_some_and(|n| n > 0), "{out}");
+    let found = Command::new("find").arg(place.path("root")).args(["-name", "one"]).output().expect("find runs");
+    assert!(!found.stdout.is_empty());
+    assert_eq!(place.fails(&["extract", "app:1", "root"]).0, 4);
+}
+
+#[test]
+fn doctor_tells_of_every_driver() {
+    let place = Place::new();
+    let drivers = place.json(&["doctor"]);
+    assert_eq!(drivers.iter().map(|d| &d["driver"]).collect::<Vec<_>>(), ["erofs", "overlay", "copy"]);
+    assert_eq!(drivers.iter().filter(|d| d["auto"] == true).count(), 1);
+    assert!(drivers.iter().all(|d| d["works"] == true || d["reason"].is_string()));
+}
+
+#[test]
+fn snapshots_are_listed_filtered_and_removed() {
+    let place = with_image();
+    let drive = ["--driver", "copy"];
+    place.ok(&[&["snapshot"], &drive[..], &["prepare", "work", "--image", "app:1", "--label", "a.b=c"]].concat());
+    let all = place.json(&[&["snapshot"], &drive[..], &["ls"]].concat());
+    assert_eq!(all.len(), 3, "two layers of the image, and one on top");
+    let found = place.json(&[&["snapshot"], &drive[..], &["ls", "--filter", "labels.\"a.b\"==c"]].concat());
+    assert_eq!((found.len(), &found[0]["key"]), (1, &"work".into()));
+    assert_eq!(place.fails(&[&["snapshot"], &drive[..], &["ls", "--filter", "kind=="]].concat()).0, 5);
+    let parent = found[0]["parent"].as_str().expect("a parent");
+    assert_eq!(place.fails(&[&["snapshot"], &drive[..], &["rm", parent]].concat()).0, 6);
+    place.ok(&[&["snapshot"], &drive[..], &["rm", "work", parent]].concat());
+    assert_eq!(fs::read_dir(place.path("store/snapshots")).expect("read").count(), 0);
+}
