@@ -58,12 +58,12 @@ impl ChunkCodec {
 
     /// Bytes that `raw` takes.
     pub fn encoded_len(&mut self, raw: &[u8]) -> Result<usize> {
-        self.encoder.encode(raw).map(|(_, stored)| stored.len())
+        self.encoder.encode(raw, true).map(|(_, stored)| stored.len())
     }
 
     /// What is stored for `raw`.
     pub fn encode(&mut self, raw: &[u8]) -> Result<StoredChunk> {
-        let (codec, stored) = self.encoder.encode(raw)?;
+        let (codec, stored) = self.encoder.encode(raw, true)?;
         Ok(StoredChunk { codec, bytes: stored.to_vec(), raw_len: raw.len() as u32 })
     }
 

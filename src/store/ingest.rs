@@ -38,6 +38,8 @@ impl Slot {
     }
 }
 
+/// Workers from which on some may be idle while a layer is inflated, hashed and taken apart, which takes three threads.
+const AT_LEISURE: usize = 6;
 /// Bytes of a pack that are brought to disk at a time.
 const SYNC: u64 = 64 << 20;
 
@@ -59,6 +61,8 @@ pub(crate) struct Counters {
 pub(crate) struct Ingest<'s> {
     store: &'s Store,
     compress: Compress,
+    /// There are too few CPUs for anything to be done at leisure.
+    crowded: bool,
     jobs: (Sender<Job>, Receiver<Job>),
     /// Packs whose written bytes may go to disk already.
     to_sync: (Sender<File>, Receiver<File>),
@@ -97,6 +101,7 @@ impl<'s> Ingest<'s> {
             bundled: Mutex::new(Bundled::new(session.path.clone())),
             session,
             compress: compress.validate()?,
+            crowded: workers < AT_LEISURE,
             jobs: crossbeam_channel::bounded(2 * workers),
             to_sync: crossbeam_channel::bounded(1),
             packs: Mutex::default(),
@@ -257,12 +262,17 @@ impl<'s> Ingest<'s> {
         if !lock(&self.claimed).insert(id)? || index.has_chunk(&id)? {
             return Ok(id);
         }
-        let (codec, stored) = encoder.encode(&raw)?;
+        let (codec, stored) = encoder.encode(&raw, self.hurry())?;
         self.counters.chunks_new.fetch_add(1, Relaxed);
         self.counters.raw_new.fetch_add(raw.len() as u64, Relaxed);
         self.counters.stored_new.fetch_add(stored.len() as u64, Relaxed);
         self.append(NewChunk { id, codec, stored, raw_len: raw.len() as u32, members })?;
         Ok(id)
+    }
+
+    /// Whether compressing is what the import waits for: other chunks are queued, or the CPUs are all busy without it.
+    fn hurry(&self) -> bool {
+        self.crowded || !self.jobs.1.is_empty()
     }
 
     fn append(&self, chunk: NewChunk<'_>) -> Result<()> {

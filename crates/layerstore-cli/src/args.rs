@@ -141,7 +141,7 @@ pub(crate) struct Import {
     /// Refuse anything but this: the digest of a layer's blob, or of an image's manifest or configuration
     #[arg(long, value_name = "DIGEST")]
     pub(crate) expect: Option<Digest>,
-    /// How new chunks are compressed: raw, lz4 or zstd[:LEVEL] [default: zstd]
+    /// How new chunks are compressed: auto (as time allows), raw, lz4 or zstd[:LEVEL] [default: auto]
     #[arg(long, value_name = "CODEC", value_parser = compress)]
     pub(crate) compress: Option<Compress>,
     /// Threads at work [default: the CPUs there are]
@@ -254,17 +254,18 @@ pub(crate) struct Rm {
     pub(crate) what: Vec<String>,
 }
 
-/// Reads `raw`, `lz4`, `zstd` or `zstd:LEVEL`.
+/// Reads `auto`, `raw`, `lz4`, `zstd` or `zstd:LEVEL`.
 fn compress(text: &str) -> Result<Compress, String> {
     match text.split_once(':').map_or((text, None), |(codec, level)| (codec, Some(level))) {
+        ("auto", None) => Ok(Compress::Auto),
         ("raw", None) => Ok(Compress::Raw),
         ("lz4", None) => Ok(Compress::Lz4),
-        ("zstd", None) => Ok(Compress::default()),
+        ("zstd", None) => Ok(Compress::Zstd(1)),
         ("zstd", Some(level)) => match level.parse() {
             Ok(level @ 1..=19) => Ok(Compress::Zstd(level)),
             _ => Err("zstd levels are 1 to 19".into()),
         },
-        _ => Err("wanted raw, lz4, zstd or zstd:LEVEL".into()),
+        _ => Err("wanted auto, raw, lz4, zstd or zstd:LEVEL".into()),
     }
 }
 
@@ -289,7 +290,8 @@ mod tests {
 
     #[test]
     fn reads_codecs() {
-        assert_eq!(compress("zstd"), Ok(Compress::default()));
+        assert_eq!(compress("auto"), Ok(Compress::default()));
+        assert_eq!(compress("zstd"), Ok(Compress::Zstd(1)));
         assert_eq!(compress("zstd:19"), Ok(Compress::Zstd(19)));
         assert_eq!(compress("lz4"), Ok(Compress::Lz4));
         for bad in ["", "gzip", "zstd:20", "zstd:0", "zstd:", "raw:1"] {
