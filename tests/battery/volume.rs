@@ -1,0 +1,115 @@
+//! File systems on loop devices.
+
+use crate::sys;
+use rustix::mount::{UnmountFlags, unmount};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Gives this test mounts of its own; without root it says why there is no test.
+pub(crate) fn may_mount() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root for loop devices");
+        return false;
+    }
+    match sys::private_mounts() {
+        Ok(()) => true,
+        Err(e) => {
+            println!("skipped: no mount namespace: {e}");
+            false
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+
+    /// Whether it can be made and mounted here; where not, it says so.
+    pub(crate) fn is_there(self) -> bool {
+        let made = Command::new(format!("mkfs.{}", self.name())).arg("-V").output().is_ok();
+        let known = std::fs::read_to_string("/proc/filesystems").expect("procfs").contains(self.name());
+        if !made || !known {
+            println!("skipped: no {} here", self.name());
+        }
+        made && known
+    }
+
+    /// The smallest that mkfs makes, or 64 MiB.
+    fn size(self) -> u64 {
+        match self {
+            Self::Ext4 => 64 << 20,
+            Self::Xfs => 300 << 20,
+            Self::Btrfs => 128 << 20,
+        }
+    }
+
+    /// Bytes that the file system takes to be written whole or not at all.
+    pub(crate) fn sector(self) -> usize {
+        if self == Self::Btrfs { 4096 } else { 512 }
+    }
+
+    /// Makes one in a file.
+    pub(crate) fn format(self, path: &Path, options: &[&str]) {
+        File::create(path).and_then(|f| f.set_len(self.size())).expect("an image file");
+        let quiet = if self == Self::Ext4 { ["-q", "-F"] } else { ["-q", "-f"] };
+        run(Command::new(format!("mkfs.{}", self.name())).args(quiet).args(options).arg(path));
+    }
+}
+
+/// A mounted file system, unmounted on drop.
+pub(crate) struct Mounted {
+    pub(crate) dir: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts the image in `file` on a directory, which is made. Fails if the file system does not mount.
+    pub(crate) fn mount(kind: Kind, file: &Path, dir: &Path) -> Result<Self, String> {
+        std::fs::create_dir_all(dir).expect("a mount point");
+        let mut command = Command::new("mount");
+        // The mount is all that keeps the loop device.
+        command.args(["-t", kind.name(), "-o", "loop"]).arg(file).arg(dir);
+        let out = command.stdin(Stdio::null()).output().expect("mount(8)");
+        if !out.status.success() {
+            return Err(format!("{} does not mount: {}", kind.name(), String::from_utf8_lossy(&out.stderr)));
+        }
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    pub(crate) fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A test that panics may have files open in it: then it goes with the last of them.
+        let _ = unmount(&self.dir, UnmountFlags::empty()).or_else(|_| unmount(&self.dir, UnmountFlags::DETACH));
+    }
+}
+
+fn run(command: &mut Command) {
+    let out = command.stdin(Stdio::null()).output().expect("a command of the file system's tools");
+    assert!(out.status.success(), "{command:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A directory in memory where there is one, as the images are read and written a lot.
+pub(crate) fn memory_dir() -> tempfile::TempDir {
+    let shm = Path::new("/dev/shm");
+    let made = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
+    made.expect("a temporary directory")
+}
