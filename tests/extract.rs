@@ -460,3 +460,39 @@ fn stacked_and_whole_trees_are_the_layers() {
     }
     assert!(stacks > 80 && names > 400, "{stacks} stacks, {names} names");
 }
+
+/// Where nobody may set `trusted.*`, marks are `user.overlay.*`.
+#[test]
+fn overlays_work_in_a_user_namespace() {
+    let name = "overlays_work_in_a_user_namespace";
+    const INSIDE: &str = "LAYERSTORE_TEST_USER_NAMESPACE";
+    if std::env::var_os(INSIDE).is_none() {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--mount", "--propagation", "private"]);
+        if !unshare.arg("true").output().is_ok_and(|out| out.status.success()) {
+            return println!("skipped: {name}: no user namespaces here");
+        }
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--user", "--map-root-user", "--mount", "--propagation", "private"]);
+        unshare.arg(std::env::current_exe().expect("a test binary")).args(["--exact", name, "--nocapture"]);
+        let output = unshare.env(INSIDE, "yes").output().expect("unshare runs");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        return assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+    let disk = support::disk_dir();
+    let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
+    let lower = Layer::new().dir("d", 0o755).file("d/a", b"1").file("d/b", b"2").file("e/f", b"3").put(&store);
+    let upper = Layer::new().file("d/.wh..wh..opq", b"").file("d/c", b"4").file("e/.wh.f", b"").put(&store);
+    let options = SnapshotterOptions::default().driver(DriverKind::Overlay);
+    let snapshots = Snapshotter::open(store.clone(), &options).expect("overlayfs");
+    snapshots.commit_layer("1", None, &lower, &Labels::new()).expect("commits");
+    snapshots.commit_layer("2", Some("1"), &upper, &Labels::new()).expect("commits");
+    let mounts = snapshots.prepare("work", Some("2"), &Labels::new(), &()).expect("prepares");
+    assert!(mounts[0].options.iter().any(|o| o == "userxattr"), "{mounts:?}");
+    let target = disk.path().join("mounted");
+    fs::create_dir(&target).expect("fresh");
+    layerstore::mount_all(&mounts, &target).expect("mounts");
+    let got = list(&target);
+    layerstore::unmount(&target).expect("unmounts");
+    assert_same(&expected(&store, &[lower, upper]), &got);
+}

@@ -8,11 +8,12 @@ use crate::format::pack::{CHUNK_RAW_MAX, Codec};
 use zstd::zstd_safe::CParameter;
 
 /// How new chunks are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Compress {
     /// As the import's pace allows, chunk by chunk: zstd tuned for speed while the compressors are what others wait
     /// for, level 3 while they would idle. A chunk's identity does not depend on it.
+    #[default]
     Auto,
     /// Not at all.
     Raw,
@@ -20,12 +21,6 @@ pub enum Compress {
     Lz4,
     /// Zstandard frames at this level, 1 to 19. Level 1 is tuned for chunks: see `docs/ARCHITECTURE.md`.
     Zstd(i32),
-}
-
-impl Default for Compress {
-    fn default() -> Self {
-        Self::Auto
-    }
 }
 
 impl Compress {
@@ -127,13 +122,15 @@ impl Decoder {
     }
 
     /// The raw bytes of a chunk; anything but exactly `raw_len` of them is corruption.
+    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn decode(&mut self, codec: Codec, mut stored: Vec<u8>, raw_len: u32) -> Result<Vec<u8>> {
         let mut raw = Vec::new();
         self.decode_into(codec, &mut stored, raw_len, &mut raw)?;
         Ok(raw)
     }
 
-    /// [`decode`](Self::decode) into `raw`, whose memory is used again. What is in `stored` afterwards means nothing.
+    /// Puts the raw bytes of a chunk into `raw`, whose memory is used again; anything but exactly `raw_len` of them is
+    /// corruption. What is in `stored` afterwards means nothing.
     pub(crate) fn decode_into(
         &mut self,
         codec: Codec,

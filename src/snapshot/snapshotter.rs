@@ -246,7 +246,8 @@ impl Snapshotter {
             let relative = path.strip_prefix(self.store.path()).unwrap_or(&path);
             relative.to_string_lossy().into_owned()
         };
-        Ok((Form::Upper, lowers.into_iter().map(below).collect()))
+        let form = if driver.user_marks() { Form::UserUpper } else { Form::Upper };
+        Ok((form, lowers.into_iter().map(below).collect()))
     }
 
     /// Adds the row and gives the directory its name, both or neither. `None` if a lower directory is gone.

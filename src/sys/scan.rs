@@ -370,9 +370,9 @@ fn found(name: Box<[u8]>, stat: &Stat, kind: FoundKind, xattrs: Vec<RawXattr>) -
         mode: (stat.st_mode & 0o7777) as u16,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as u32),
+        mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
         id: (stat.st_dev, stat.st_ino),
-        links: stat.st_nlink as u64,
+        links: stat.st_nlink,
         xattrs,
     }
 }

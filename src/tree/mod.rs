@@ -51,10 +51,10 @@ mod whiteout;
 
 use std::collections::BTreeMap;
 
-pub(crate) use diff::{Pair, diff, pairs, squash};
+pub(crate) use diff::{diff, pairs, squash};
 pub(crate) use edit::Located;
 pub(crate) use node::{Attributes, Node, NodeKind};
-pub(crate) use outline::{Leaf, Outline, OutlineDir, Spot};
+pub(crate) use outline::{Leaf, Outline, Spot};
 
 use crate::error::{Error, Result};
 use crate::format::entry::Entry;

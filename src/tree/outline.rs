@@ -197,11 +197,11 @@ impl<'t, C: Clone + PartialEq> Over<'t, C> {
         let mut over = Self { tree, journal, changed: HashSet::new(), rewritten };
         set.iter().filter(|id| tree.is_directory(**id)).for_each(|id| over.change(*id));
         for (id, names) in journal.names.iter().filter(|(id, _)| alive(id)) {
-            let shows = |(name, before): (&Box<[u8]>, &Option<NodeId>)| match tree.child(*id, name) {
+            let shows = |(name, before): (&[u8], &Option<NodeId>)| match tree.child(*id, name) {
                 Some(now) => !tree.is_directory(now) && over.shows(now, *before),
                 None => before.is_none(),
             };
-            if !names.iter().all(shows) {
+            if !names.iter().map(|(name, before)| (&name[..], before)).all(shows) {
                 over.change(*id);
             }
         }

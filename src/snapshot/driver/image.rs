@@ -34,9 +34,12 @@ pub(super) fn build(store: &Store, tree: &Tree<Content>) -> Result<Vec<u8>> {
     })
 }
 
+/// A pack, and the chunks of it that are wanted.
+type Used<'a> = (Pack, Vec<(&'a ContentId, &'a Location)>);
+
 /// The packs that hold these chunks, whose tables say the same of them.
 fn packs_of(store: &Store, packs: &[(u64, u64)], chunks: &HashMap<ContentId, Location>) -> Result<Vec<Pack>> {
-    let mut by_pack: BTreeMap<u64, (Pack, Vec<(&ContentId, &Location)>)> = BTreeMap::new();
+    let mut by_pack: BTreeMap<u64, Used<'_>> = BTreeMap::new();
     for (id, location) in chunks {
         let start = u64::from(location.block) * BLOCK;
         let before = packs[..packs.partition_point(|&(base, _)| base <= start)].last();

@@ -70,6 +70,11 @@ pub(super) trait Driver: Send + Sync {
     /// # Errors
     /// `NotFound` for an unknown layer, `Corrupt`, `Io`, `Unsupported`.
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>>;
+
+    /// Whether overlays must keep their marks in `user.overlay.*`, as in user namespaces.
+    fn user_marks(&self) -> bool {
+        false
+    }
 }
 
 /// A driver, `None` for `copy`, and what was tried before it and why that does not work here.

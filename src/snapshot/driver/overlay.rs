@@ -22,22 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 
 pub(super) struct Overlay {
     store: Arc<Store>,
+    /// Marks are `user.overlay.*`.
+    user: bool,
 }
 
 impl Overlay {
     /// # Errors
     /// `Unsupported`, with the reason, without the privilege to mount or where the store's file system does not serve.
     pub(super) fn new(store: Arc<Store>) -> Result<Self> {
-        probe(&store).map_err(|e| {
+        let user = probe(&store).map_err(|e| {
             let unsupported = Error::new(ErrorKind::Unsupported, "overlayfs does not work here");
             unsupported.subject(store.path().display()).actual(&e).source(e)
         })?;
-        Ok(Self { store })
+        Ok(Self { store, user })
     }
 }
 
-/// Mounts a small overlay on the store's file system, nowhere.
-fn probe(store: &Store) -> Result<()> {
+/// Mounts a small overlay on the store's file system, nowhere. Whether it needs `userxattr`: in a user namespace nobody
+/// may set `trusted.*`.
+fn probe(store: &Store) -> Result<bool> {
     let scratch = store.scratch()?;
     let overlay = FileSystem::open("overlay")?;
     for (key, name) in [("lowerdir+", "a"), ("lowerdir+", "b"), ("upperdir", "upper"), ("workdir", "work")] {
@@ -45,12 +48,21 @@ fn probe(store: &Store) -> Result<()> {
         fs::create_dir(&path).map_err(|e| io_error("create directory", &path, e))?;
         overlay.set(key, &path.to_string_lossy())?;
     }
-    overlay.detached(false).map(drop)
+    let user = extract::Overlay::needs_user(&scratch.path().join("a"))?;
+    if user {
+        overlay.flag("userxattr")?;
+    }
+    overlay.detached(false)?;
+    Ok(user)
 }
 
 impl Driver for Overlay {
     fn kind(&self) -> DriverKind {
         DriverKind::Overlay
+    }
+
+    fn user_marks(&self) -> bool {
+        self.user
     }
 
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
@@ -70,7 +82,8 @@ impl Driver for Overlay {
         let scratch = self.store.scratch()?;
         let wanted: Vec<(usize, PathBuf)> = missing.iter().map(|&i| (i, scratch.path().join(i.to_string()))).collect();
         // What cannot be set must not be missing silently below every snapshot of the chain.
-        let options = ExtractOptions::default().strict(true);
+        let marks = extract::Overlay { user: self.user, ..Default::default() };
+        let options = ExtractOptions::default().strict(true).overlay(marks);
         extract::layer_directories(&self.store, layers, &wanted, &options, observer)?; // and syncs
         for (i, from) in &wanted {
             fs::rename(from, &paths[*i]).map_err(|e| io_error("rename into place", &paths[*i], e))?;

@@ -13,6 +13,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 impl Target {
@@ -111,6 +112,21 @@ fn whiteout(dir: &Dir, name: &[u8], overlay: &Overlay) -> rustix::io::Result<boo
 }
 
 impl Overlay {
+    /// Whether marks must be `user.overlay.*` on the file system of `dir`, which gets one.
+    pub(crate) fn needs_user(dir: &Path) -> Result<bool> {
+        let failed = |e| io_error("mark", dir, e);
+        let open = Dir::open(dir).map_err(failed)?;
+        let inode = Inode::Open(open.as_fd());
+        for user in [false, true] {
+            match inode.set_xattr(&Self { user, ..Self::default() }.name("opaque"), b"y") {
+                Ok(()) => return Ok(user),
+                Err(Errno::PERM) if !user => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(true)
+    }
+
     fn name(&self, mark: &str) -> Vec<u8> {
         let namespace = if self.user { "user" } else { "trusted" };
         format!("{namespace}.overlay.{mark}").into_bytes()
