@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// How long nothing must have happened.
 const QUIET: Duration = Duration::from_secs(2);
 /// How long work may be put off by that.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How long to leave alone what failed.
 const RETRY: Duration = Duration::from_secs(30);
 
