@@ -159,7 +159,7 @@ fn top(stack: &[Layer]) -> String {
     assert_eq!(shown(&outlines), listing(&tree));
     let outline = outlines.last().expect("a layer");
     let text = |path: Vec<u8>| String::from_utf8(path).expect("text");
-    let dir = |dir: &super::OutlineDir| text(outline.path(&dir.spot)) + if dir.opaque { "//" } else { "/" };
+    let dir = |dir: &super::outline::OutlineDir| text(outline.path(&dir.spot)) + if dir.opaque { "//" } else { "/" };
     let mut all: Vec<_> = outline.dirs.iter().map(dir).collect();
     all.extend(outline.leaves.iter().map(|leaf| text(outline.path(&leaf.spot))));
     let target = |leaf: u32| text(outline.path(&outline.leaves[leaf as usize].spot));
