@@ -371,3 +371,31 @@ fn abandoned_directories_are_cleaned_and_their_numbers_used() {
         assert_eq!(fs::read_dir(&dir).expect("read").count(), 1);
     });
 }
+
+/// `close` gives back the mounts that nobody needs, and only those.
+#[test]
+fn closing_unmounts_what_no_snapshot_stands_on() {
+    if !namespaced("closing_unmounts_what_no_snapshot_stands_on") {
+        return;
+    }
+    let place = Place::new(DriverKind::Erofs);
+    place.write("base", None, false, base);
+    place.view("base", |_| ());
+    let mounts = place.dir.path().join("store/mounts/");
+    let mounted = || {
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("read");
+        table.lines().filter(|line| line.contains(mounts.to_str().expect("text"))).count()
+    };
+    assert_eq!(mounted(), 1);
+    place.prepare("active", Some("base"));
+    open(place.dir.path(), DriverKind::Erofs, "test").close().expect("closes");
+    assert_eq!(mounted(), 1, "a snapshot stands on it");
+    place.snapshots.remove("active").expect("removes");
+    let Place { dir, snapshots } = place;
+    snapshots.close().expect("closes");
+    assert_eq!(mounted(), 0);
+    // And a later use brings it back.
+    let snapshots = open(dir.path(), DriverKind::Erofs, "test");
+    snapshots.view("again", Some("base"), &Labels::new(), &()).expect("views");
+    assert_eq!(mounted(), 1);
+}

@@ -1,9 +1,11 @@
 //! Directories that no snapshot needs any more.
 
 use super::Snapshotter;
-use super::model::SnapshotKind;
-use crate::error::Result;
-use crate::store::{Change, SnapshotRow};
+use super::lifecycle::IMPLIED;
+use super::model::{SnapshotKind, now};
+use crate::error::{ErrorKind, Result};
+use crate::store::{Change, SnapshotRow, Store};
+use crate::sys::mount;
 use crate::sys::publish::io_error;
 use std::collections::HashSet;
 use std::fs;
@@ -16,11 +18,35 @@ impl Snapshotter {
     /// # Errors
     /// `Io`. What is left then is found again by the next cleanup.
     pub fn cleanup(&self) -> Result<u64> {
+        forget_implied(&self.store)?;
         let scratch = self.store.scratch()?;
         // Nobody can add a snapshot while this transaction lasts, so what has no row now has none.
         let moved = self.store.with_index(|index| index.write(|change| self.move_unused(change, scratch.path())))?;
         drop(scratch);
         Ok(moved)
+    }
+
+    /// Ends the use of this snapshotter: takes away the shared mounts of chains that no snapshot of the store stands on.
+    /// Not needed before a process ends: what is mounted serves the next one, and gc unmounts what it removes.
+    ///
+    /// # Errors
+    /// `Io`. Mounts that are in use stay.
+    pub fn close(self) -> Result<()> {
+        let rows = self.store.with_index(|index| index.snapshots(None))?;
+        let used: HashSet<&String> = rows.iter().flat_map(|row| &row.lowers).collect();
+        let dir = self.store.path().join("mounts");
+        for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
+            let path = found.path();
+            let name = format!("mounts/{}", found.file_name().to_string_lossy());
+            if used.contains(&name) || !mount::is_mount_point(&path) {
+                continue;
+            }
+            match mount::unmount(&path) {
+                Err(e) if e.kind() != ErrorKind::Busy && e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn move_unused(&self, change: &Change<'_>, target: &Path) -> Result<u64> {
@@ -50,4 +76,27 @@ impl Snapshotter {
 /// Committed snapshots whose changes are a layer need no directory of their own.
 fn needs_directory(row: &SnapshotRow) -> bool {
     row.kind != SnapshotKind::Committed.to_u8() || row.layer.is_none()
+}
+
+/// How long a snapshot of an image's layer waits for one that stands on it.
+const IMPLIED_NANOS: i64 = 300_000_000_000;
+
+/// Removes committed snapshots that were made for an image's layers and that nothing stands on any more. They are made
+/// again when they are wanted.
+pub(crate) fn forget_implied(store: &Store) -> Result<()> {
+    let rows = store.with_index(|index| index.snapshots(None))?;
+    let old = now() - IMPLIED_NANOS;
+    let implied = |row: &&SnapshotRow| row.labels.contains_key(IMPLIED) && row.created < old;
+    if !rows.iter().any(|row| implied(&row)) {
+        return Ok(());
+    }
+    // Children have higher numbers, but for rebased ones, which are not implied.
+    let forget = |change: &Change<'_>| {
+        let mut unused = rows.iter().rev().filter(implied);
+        unused.try_for_each(|row| match change.snapshot_has_children(row.n)? {
+            true => Ok(()),
+            false => change.remove_snapshot(row.n),
+        })
+    };
+    store.with_index(|index| index.write(forget))
 }

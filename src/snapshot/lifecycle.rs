@@ -12,6 +12,9 @@ use crate::sys::upper;
 use std::collections::HashMap;
 use std::path::Path;
 
+/// Label of the committed snapshots that [`Snapshotter::commit_image`] makes.
+pub(super) const IMPLIED: &str = "layerstore.implied";
+
 /// How to commit. Start from `CommitOptions::default()`.
 #[derive(Clone, Debug, Default)]
 pub struct CommitOptions {
@@ -195,7 +198,8 @@ impl Snapshotter {
     }
 
     /// Makes committed snapshots of an image's layers, named by their chain_ids, as far as they are not there. Returns
-    /// the name of the topmost, to prepare on; `None` for an image without layers.
+    /// the name of the topmost, to prepare on; `None` for an image without layers. They go again, some minutes after they
+    /// were made, when no other snapshot stands on them and somebody cleans up or collects garbage.
     ///
     /// # Errors
     /// As [`commit_layer`](Self::commit_layer), but for `AlreadyExists`.
@@ -204,7 +208,8 @@ impl Snapshotter {
         for count in 1..=image.layers.len() {
             crate::observe::check(observer)?;
             let Some(name) = Digest::chain_of(&image.layers[..count]).map(|id| id.to_string()) else { continue };
-            match self.commit_layer(&name, top.as_deref(), &image.layers[count - 1], &Labels::new()) {
+            let implied = Labels::from([(IMPLIED.to_owned(), String::new())]);
+            match self.commit_layer(&name, top.as_deref(), &image.layers[count - 1], &implied) {
                 Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
                 _ => top = Some(name),
             }

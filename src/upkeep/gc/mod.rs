@@ -21,6 +21,7 @@ pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 
 use crate::error::Result;
 use crate::observe::{Observer, check};
+use crate::snapshot::forget_implied;
 use crate::store::Store;
 use crate::sys::lock::Lock;
 use crate::sys::mounts::MountTables;
@@ -36,6 +37,7 @@ impl Store {
     /// `Busy` if another process collects garbage for longer than the options' patience.
     pub fn gc_plan(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
         let _lock = self.lock_gc(options, observer)?;
+        forget_implied(self)?;
         let found = find::all(self, &MountTables::read())?;
         let mut plan = GcPlan { garbage: found.garbage, ..GcPlan::default() };
         let mut space = Space::new(&found.packs);

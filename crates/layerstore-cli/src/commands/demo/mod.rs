@@ -2,6 +2,7 @@
 
 mod image;
 mod sample;
+mod snapshot;
 
 use crate::args::Demo;
 use crate::context::Context;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The directory's name starts so; it is made and removed by the demonstration.
@@ -47,12 +49,13 @@ fn tell(context: &Context, args: &Demo, dir: &Path) -> Result<(), Failure> {
     let story = Story { context, begin: Instant::now() };
     let layout = dir.join("layout");
     let versions = story.make(args.from.as_deref(), &layout)?;
-    let store = Store::open(dir.join("store"))?;
+    let store = Arc::new(Store::open(dir.join("store"))?);
     let imports = story.import(&store, &layout, &versions)?;
     story.count(&store, &versions, &imports)?;
     story.layer_back(&store, &versions[1][0])?;
     story.image_back(&store, &dir.join("exported"))?;
     story.one_file(&store, &versions[1])?;
+    story.snapshot(&store, dir)?;
     story.end()
 }
 
