@@ -233,7 +233,9 @@ impl Observer for Stop {
 fn a_failure_leaves_nothing() {
     let (dir, store) = store();
     let mut layer = Layer::own();
-    (0..40).for_each(|n| drop(layer.file(&format!("d/{n}"), &noise(n, 200_000))));
+    for n in 0..40 {
+        layer.file(&format!("d/{n}"), &noise(n, 200_000));
+    }
     let layer = layer.put(&store);
     let dest = dir.path().join("dest");
     let extract = |observer: &dyn Observer| store.extract(&[layer], &dest, &ExtractOptions::default(), observer);

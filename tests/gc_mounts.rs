@@ -79,8 +79,8 @@ fn mounted_images_stay(driver: DriverKind) {
     let store = snapshots.store();
     let mounts = prepare(&snapshots, dir.path());
     let root = dir.path().join("root");
-    fs::create_dir(&root).unwrap();
-    layerstore::mount_all(&mounts, &root).unwrap();
+    fs::create_dir(&root).expect("works");
+    layerstore::mount_all(&mounts, &root).expect("works");
     // Nothing was read yet: no page cache can hide what gc does to the packs.
     assert!(gc(store).removed.is_empty(), "the image has all of it");
 
@@ -95,9 +95,9 @@ fn mounted_images_stay(driver: DriverKind) {
     gc(store);
     assert_whole(&root);
 
-    layerstore::unmount(&root).unwrap();
-    store.release_layer(&other).unwrap();
-    store.release_layer(&again).unwrap();
+    layerstore::unmount(&root).expect("works");
+    store.release_layer(&other).expect("works");
+    store.release_layer(&again).expect("works");
     let report = gc(store);
     assert_eq!(report.waiting, 0, "{report:?}");
     assert_empty(store, "nothing is mounted any more");

@@ -34,12 +34,11 @@ struct Cut {
     seed: Option<u64>,
 }
 
+/// Decides what becomes of a worker's system call, by its number.
+type Decide<'d> = dyn FnMut(usize, &Call) -> Verdict + Send + 'd;
+
 /// Lets a worker do `script` on a new file system of `kind`, deciding about its calls if there is someone to.
-pub(crate) fn record(
-    kind: Kind,
-    script: &[Op],
-    decide: Option<&mut (dyn FnMut(usize, &Call) -> Verdict + Send)>,
-) -> Recording {
+pub(crate) fn record(kind: Kind, script: &[Op], decide: Option<&mut Decide<'_>>) -> Recording {
     let dir = memory_dir();
     let path = |name: &str| dir.path().join(name);
     kind.format(&path("base"), &[]);
@@ -153,6 +152,7 @@ impl Recording {
     }
 
     /// The first cut at a flush that loses something, if there is one.
+    #[allow(dead_code, reason = "for a look by hand at what a control loses")]
     pub(crate) fn first_loss(&self) -> Option<String> {
         // The last are the likeliest.
         self.at_flushes().iter().rev().find_map(|cut| self.verify(cut).err())

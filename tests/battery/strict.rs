@@ -33,7 +33,8 @@ fn moments(script: &[Op], seed: Option<u64>, mut skip: impl FnMut(&Call) -> bool
     let mut dice = Dice::new(seed.unwrap_or_default());
     let mut states = Vec::new();
     let mut decide = |_: usize, call: &Call| {
-        let state = |durable| State { before: call.label(), durable, expected: expected.lock().unwrap().clone() };
+        let state =
+            |durable| State { before: call.label(), durable, expected: expected.lock().expect("no panic").clone() };
         if seed.is_some() {
             let mut more = durable.clone();
             more.sync_some(&top, &mut || dice.throw());
@@ -52,15 +53,15 @@ fn moments(script: &[Op], seed: Option<u64>, mut skip: impl FnMut(&Call) -> bool
     std::thread::scope(|scope| {
         let trap = scope.spawn(|| supervise(&watched, &top, &mut decide));
         for op in script {
-            expected.lock().unwrap().begun(*op);
+            expected.lock().expect("no panic").begun(*op);
             worker.send(*op);
             assert_eq!(worker.answer(), Some(Answer::Done(*op)), "without a fault");
-            expected.lock().unwrap().acknowledged(*op);
+            expected.lock().expect("no panic").acknowledged(*op);
         }
         worker.kill();
         trap.join().expect("the trap");
     });
-    states.push(State { before: "the end".into(), durable, expected: expected.into_inner().unwrap() });
+    states.push(State { before: "the end".into(), durable, expected: expected.into_inner().expect("no panic") });
     states
 }
 
@@ -114,7 +115,7 @@ fn syncs() -> BTreeMap<String, usize> {
     let mut syncs = BTreeMap::new();
     let count = Mutex::new(&mut syncs);
     moments(SMALL, None, |call| {
-        *count.lock().unwrap().entry(call.label()).or_insert(0) += 1;
+        *count.lock().expect("no panic").entry(call.label()).or_insert(0) += 1;
         false
     });
     syncs

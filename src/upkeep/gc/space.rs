@@ -252,6 +252,7 @@ fn bytes(ranges: &[Range<u64>]) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "ranges are what is listed")]
 mod tests {
     use super::*;
 
