@@ -399,3 +399,30 @@ fn closing_unmounts_what_no_snapshot_stands_on() {
     snapshots.view("again", Some("base"), &Labels::new(), &()).expect("views");
     assert_eq!(mounted(), 1);
 }
+
+/// More lower directories than fit in a page of options; the kernel's own limit is 500.
+#[test]
+fn a_chain_of_490_directories_mounts() {
+    if !namespaced("a_chain_of_490_directories_mounts") {
+        return;
+    }
+    let place = Place::new(DriverKind::Overlay);
+    let mut parent: Option<String> = None;
+    for n in 0..490 {
+        let (key, name) = (format!("k{n}"), format!("c{n}"));
+        let mounts = place.prepare(&key, parent.as_deref());
+        // Written where an overlay would write it.
+        let upper = mounts[0].options.iter().find_map(|option| option.strip_prefix("upperdir="));
+        let upper = Path::new(upper.unwrap_or(&mounts[0].source));
+        fs::write(upper.join(format!("f{n}")), "x").expect("written");
+        place.commit(&name, &key, true);
+        parent = Some(name);
+    }
+    let mounts = place.prepare("top", Some("c489"));
+    let options: usize = mounts[0].options.iter().map(String::len).sum();
+    assert!(options > 4096, "{options} bytes of options fit in a page");
+    place.inside(&mounts, |root| {
+        assert_eq!(fs::read_dir(root).expect("read").count(), 490);
+        fs::write(root.join("f0"), "y").expect("written");
+    });
+}

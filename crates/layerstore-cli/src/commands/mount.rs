@@ -62,7 +62,13 @@ fn prepare(
         true => snapshots.prepare(&key, parent.as_deref(), &labels, observer),
         false => snapshots.view(&key, parent.as_deref(), &labels, observer),
     };
-    Ok((key.clone(), mounts.hint("the snapshot of an earlier mount is still there: umount, commit or remove it")?))
+    let mounts = mounts.map_err(|e| match e.kind() {
+        ErrorKind::AlreadyExists => {
+            Failure::from(e).hint("the snapshot of an earlier mount is still there: umount, commit or remove it")
+        }
+        _ => e.into(),
+    })?;
+    Ok((key, mounts))
 }
 
 pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
