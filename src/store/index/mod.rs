@@ -27,9 +27,10 @@ pub(crate) use snapshots::SnapshotRow;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ContentId;
+use crate::sys::publish::sync_dir;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, TransactionBehavior};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `application_id` of the database: "LSdb".
@@ -47,6 +48,8 @@ const FROM_1: &str = include_str!("../upgrade-1.sql");
 /// One connection. Not shared between threads; [`crate::Store`] keeps a pool.
 pub(crate) struct Index {
     db: Connection,
+    /// The database's directory, until its names are known to be on disk.
+    unsynced: Option<PathBuf>,
 }
 
 /// A small file's place in a bundle.
@@ -127,7 +130,7 @@ impl Index {
             }
             _ => return Err(Error::corrupt("the database is not a layerstore database")),
         }
-        Ok(Self { db })
+        Ok(Self { db, unsynced: path.parent().map(Path::to_owned) })
     }
 
     fn configure(db: &mut Connection) -> rusqlite::Result<()> {
@@ -174,6 +177,12 @@ impl Index {
 
     /// Runs `work` in one write transaction; it is on disk when this returns `Ok`.
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        if let Some(dir) = &self.unsynced {
+            // The log is made anew when nobody had the database open. SQLite syncs its name too, but takes a failure of
+            // that for success.
+            sync_dir(dir)?;
+            self.unsynced = None;
+        }
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(db_error("begin"))?;
         let change = Change { tx };
         let out = work(&change)?;
