@@ -1,6 +1,6 @@
-//! A store made by an earlier build, kept as files: every later build must read it, or refuse what it cannot.
+//! Stores made by earlier builds, kept as files: every later build must read them, or refuse what it cannot.
 //!
-//! `tests/golden/v1/store` was made by `a_new_golden_store` below; its `expected.txt` says what is in it. A store of a
+//! `tests/golden/v2/store` was made by `a_new_golden_store` below, `v1` by what stood there before snapshots were; its `expected.txt` says what is in it. A store of a
 //! released version is never made anew: a new format gets a new directory.
 
 #[path = "hostile/build.rs"]
@@ -10,18 +10,23 @@ mod support;
 
 use build::{Head, head, padded, pax};
 use layerstore::{
-    Chunking, Compress, Detected, Digest, ErrorKind, ExportOptions, ExportTarget, ImportOptions, Limits, OpenOptions,
-    Selector, Store, detect,
+    Chunking, Compress, Detected, Digest, DriverKind, ErrorKind, ExportOptions, ExportTarget, ImportOptions, Labels,
+    Limits, OpenOptions, Selector, Snapshotter, SnapshotterOptions, Store, detect,
 };
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use support::{noise, words};
 use tempfile::TempDir;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+/// Versions of the database, the last of which this build writes.
+const VERSIONS: [u32; 2] = [1, 2];
+const NEWEST: u32 = VERSIONS[VERSIONS.len() - 1];
+
+fn golden(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}"))
 }
 
 /// The smallest chunks there can be, to show all forms in few bytes.
@@ -87,7 +92,7 @@ fn fill(root: &Path, layout: &Path) {
 }
 
 /// Everything a reader can get out of a store, as text.
-fn describe(store: &Store) -> String {
+fn describe(store: &Arc<Store>) -> String {
     let mut text = format!("{:?}\n", store.chunking());
     for info in store.layers().expect("a sound store") {
         let _ = writeln!(text, "layer {} held {}", info.diff_id, info.held);
@@ -111,14 +116,24 @@ fn describe(store: &Store) -> String {
         let root = store.root(&image.layers).expect("a sound store").list();
         let _ = writeln!(text, "  {} names", root.len());
     }
+    let walked = snapshots(store).walk(|info| {
+        let _ = writeln!(text, "snapshot {info:?}");
+        Ok(())
+    });
+    walked.expect("a sound store");
     text
 }
 
+fn snapshots(store: &Arc<Store>) -> Snapshotter {
+    let options = SnapshotterOptions::default().driver(DriverKind::Copy).namespace("golden");
+    Snapshotter::open(store.clone(), &options).expect("copying works everywhere")
+}
+
 /// A copy to work with: modes and empty directories are not kept in a repository.
-fn copy() -> (TempDir, PathBuf) {
+fn copy(version: u32) -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = dir.path().join("store");
-    copy_dir(&golden().join("store"), &root);
+    copy_dir(&golden(version).join("store"), &root);
     for name in ["locks", "tmp"] {
         fs::create_dir_all(root.join(name)).expect("a directory");
     }
@@ -139,43 +154,49 @@ fn copy_dir(from: &Path, to: &Path) {
 
 #[test]
 fn the_golden_store_reads_as_it_did() {
-    let (dir, root) = copy();
-    let store = Store::open_with(&root, &OpenOptions::default().create(false)).unwrap();
-    let expected = fs::read_to_string(golden().join("expected.txt")).unwrap();
-    let actual = describe(&store);
-    let differs = actual.lines().zip(expected.lines()).find(|(a, e)| a != e);
-    assert!(actual == expected, "first difference: {differs:#?}");
-    let image = store.image("golden:1").unwrap();
-    let target = ExportTarget::Layout(dir.path().join("out"));
-    assert!(store.export_image(&image, &target, &ExportOptions::default(), &()).unwrap().identical);
+    for version in VERSIONS {
+        let (dir, root) = copy(version);
+        let store = Arc::new(Store::open_with(&root, &OpenOptions::default().create(false)).unwrap());
+        let expected = fs::read_to_string(golden(version).join("expected.txt")).unwrap();
+        let actual = describe(&store);
+        let differs = actual.lines().zip(expected.lines()).find(|(a, e)| a != e);
+        assert!(actual == expected, "first difference: {differs:#?}");
+        let image = store.image("golden:1").unwrap();
+        let target = ExportTarget::Layout(dir.path().join("out"));
+        assert!(store.export_image(&image, &target, &ExportOptions::default(), &()).unwrap().identical);
+    }
 }
 
 /// Content is cut and named as it was then, so nothing is stored twice, and what is made now is found then.
 #[test]
 fn the_golden_store_dedups_with_what_is_imported_now() {
-    let (_dir, root) = copy();
-    let store = Store::open(&root).unwrap();
-    for tar in [dense(), base(), top()] {
-        let (done, stats) = store.import_layer(&tar[..], &ImportOptions::default(), &()).unwrap();
-        assert!(done.known && stats.new_chunks == 0, "{done:?} {stats:?}");
+    for version in VERSIONS {
+        let (_dir, root) = copy(version);
+        let store = Store::open(&root).unwrap();
+        for tar in [dense(), base(), top()] {
+            let (done, stats) = store.import_layer(&tar[..], &ImportOptions::default(), &()).unwrap();
+            assert!(done.known && stats.new_chunks == 0, "{done:?} {stats:?}");
+        }
     }
 }
 
 /// Every form of the format is in it.
 #[test]
 fn the_golden_store_has_every_form() {
-    let (_dir, root) = copy();
-    let db = rusqlite::Connection::open(root.join("index.db")).unwrap();
-    let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, u32>(0)).unwrap();
-    for codec in 0..3 {
-        assert!(count(&format!("SELECT count(*) FROM chunks WHERE stored >> 24 = {codec}")) > 0, "codec {codec}");
-    }
-    assert!(count("SELECT count(*) FROM members") > 10);
-    assert!(count("SELECT count(*) FROM packs") > 2);
-    assert!(count("SELECT count(*) FROM blobs WHERE kept") > 1);
-    let text = fs::read_to_string(golden().join("expected.txt")).unwrap();
-    for form in ["sparse: Some", "Xattr", "Hardlink", "Symlink", "CharDevice", "Fifo", "extents 2"] {
-        assert!(text.contains(form), "{form}");
+    for version in VERSIONS {
+        let (_dir, root) = copy(version);
+        let db = rusqlite::Connection::open(root.join("index.db")).unwrap();
+        let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, u32>(0)).unwrap();
+        for codec in 0..3 {
+            assert!(count(&format!("SELECT count(*) FROM chunks WHERE stored >> 24 = {codec}")) > 0, "codec {codec}");
+        }
+        assert!(count("SELECT count(*) FROM members") > 10);
+        assert!(count("SELECT count(*) FROM packs") > 2);
+        assert!(count("SELECT count(*) FROM blobs WHERE kept") > 1);
+        let text = fs::read_to_string(golden(version).join("expected.txt")).unwrap();
+        for form in ["sparse: Some", "Xattr", "Hardlink", "Symlink", "CharDevice", "Fifo", "extents 2"] {
+            assert!(text.contains(form), "{form}");
+        }
     }
 }
 
@@ -186,23 +207,28 @@ fn put(path: &Path, at: usize, bytes: &[u8]) {
 }
 
 fn assert_unsupported<T>(what: &str, result: layerstore::Result<T>) {
-    let e = result.err().unwrap_or_else(|| panic!("{what} of version 2 was read"));
+    assert_newer_than(1, what, result);
+}
+
+fn assert_newer_than<T>(known: u32, what: &str, result: layerstore::Result<T>) {
+    let e = result.err().unwrap_or_else(|| panic!("{what} of version {} was read", known + 1));
     assert_eq!(e.kind(), ErrorKind::Unsupported, "{what}: {e}");
-    assert!(e.mismatch().0 == Some("1") && e.mismatch().1 == Some("2"), "{what}: {e}");
+    let (known, newer) = (known.to_string(), (known + 1).to_string());
+    assert_eq!(e.mismatch(), (Some(&known[..]), Some(&newer[..])), "{what}: {e}");
 }
 
 #[test]
 fn a_newer_version_is_refused_as_unsupported() {
-    let (_dir, root) = copy();
+    let (_dir, root) = copy(NEWEST);
     let text = fs::read_to_string(root.join("STORE")).unwrap();
     fs::write(root.join("STORE"), text.replace("format 1", "format 2")).unwrap();
     assert_unsupported("STORE", Store::open(&root));
 
-    let (_dir, root) = copy();
-    rusqlite::Connection::open(root.join("index.db")).unwrap().pragma_update(None, "user_version", 2).unwrap();
-    assert_unsupported("database", Store::open(&root));
+    let (_dir, root) = copy(NEWEST);
+    rusqlite::Connection::open(root.join("index.db")).unwrap().pragma_update(None, "user_version", NEWEST + 1).unwrap();
+    assert_newer_than(NEWEST, "database", Store::open(&root));
 
-    let (_dir, root) = copy();
+    let (_dir, root) = copy(NEWEST);
     let store = Store::open(&root).unwrap();
     let (diff_id, version) = (Digest::of(&dense()), 2u32.to_le_bytes());
     for pack in support::names(&root, "packs") {
@@ -220,19 +246,26 @@ fn a_newer_version_is_refused_as_unsupported() {
     assert_unsupported("record's trailer", store.layer(&diff_id));
 }
 
-/// Makes `tests/golden/v1` anew: `cargo test --test golden -- --ignored`. Only for a format that was never released.
+/// Makes the newest golden store anew: `cargo test --test golden -- --ignored`. Only for a format that was never released.
 #[test]
 #[ignore = "writes into the source tree; see its comment"]
 fn a_new_golden_store() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
     fill(&root, &dir.path().join("layout"));
-    let expected = describe(&Store::open(&root).unwrap());
+    let store = Arc::new(Store::open(&root).unwrap());
+    let snapshots = snapshots(&store);
+    let top = snapshots.commit_image(&store.image("golden:1").unwrap(), &()).unwrap();
+    let labels = Labels::from([("a.b/c".to_owned(), "text".to_owned())]);
+    let layer = store.layers().unwrap()[0].diff_id;
+    snapshots.commit_layer("on top", top.as_deref(), &layer, &labels).unwrap();
+    let expected = describe(&store);
+    drop((snapshots, store));
     // One file without a journal, as small as it goes.
     let db = rusqlite::Connection::open(root.join("index.db")).unwrap();
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(db);
-    let target = golden();
+    let target = golden(NEWEST);
     let _ = fs::remove_dir_all(&target);
     fs::create_dir_all(&target).unwrap();
     copy_dir(&root, &target.join("store"));

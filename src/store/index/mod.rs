@@ -41,9 +41,8 @@ const BUSY: Duration = Duration::from_secs(60);
 /// The WAL is cut back to this size after a checkpoint, so that it does not count as lasting disk use.
 const WAL_LIMIT: i64 = 1 << 20;
 
-const SCHEMA: &str = include_str!("../schema.sql");
-/// What a database of version 1 lacks.
-const FROM_1: &str = include_str!("../upgrade-1.sql");
+/// What each version added to the one before.
+const SCHEMA: [&str; 2] = [include_str!("../schema-1.sql"), include_str!("../schema-2.sql")];
 
 /// One connection. Not shared between threads; [`crate::Store`] keeps a pool.
 pub(crate) struct Index {
@@ -121,7 +120,7 @@ impl Index {
         Self::configure(&mut db).map_err(db_error("open"))?;
         let number = |name| db.pragma_query_value(None, name, |r| r.get::<_, i64>(0)).map_err(db_error("read version"));
         match (number("application_id")?, number("user_version")?) {
-            (0, 0) if create => Self::create(&mut db).map_err(db_error("create"))?,
+            (0, 0) if create => Self::upgrade(&mut db).map_err(db_error("create"))?,
             (APPLICATION_ID, SCHEMA_VERSION) => {}
             (APPLICATION_ID, 1) => Self::upgrade(&mut db).map_err(db_error("upgrade"))?,
             (APPLICATION_ID, version) => {
@@ -146,24 +145,15 @@ impl Index {
         Ok(())
     }
 
-    fn create(db: &mut Connection) -> rusqlite::Result<()> {
-        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        // Another process may have made it while we waited.
-        if tx.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? == 0 {
-            tx.execute_batch(SCHEMA)?;
-            tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        tx.commit()
-    }
-
-    /// Brings version 1 to this one, in one transaction. What was there keeps its meaning.
+    /// Brings a new database, or one of an earlier version, to this one, in one transaction. What was there keeps its
+    /// meaning.
     fn upgrade(db: &mut Connection) -> rusqlite::Result<()> {
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if tx.pragma_query_value(None, "user_version", |r| r.get::<_, i64>(0))? == 1 {
-            tx.execute_batch(FROM_1)?;
-            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
+        // Another process may have done it while we waited.
+        let version: u32 = tx.pragma_query_value(None, "user_version", |r| r.get(0))?;
+        SCHEMA.iter().skip(version as usize).try_for_each(|additions| tx.execute_batch(additions))?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         tx.commit()
     }
 
