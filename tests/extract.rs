@@ -5,147 +5,17 @@
 mod support;
 
 use layerstore::{
-    DataRange, Digest, DriverKind, Entry, EntryKind, ErrorKind, Event, ExtractOptions, IdMap, Labels, Limits, Lost,
-    Observer, Snapshotter, SnapshotterOptions, Store, TarWriter, Time, Xattr,
+    DriverKind, EntryKind, ErrorKind, Event, ExtractOptions, IdMap, Labels, Lost, Observer, Snapshotter,
+    SnapshotterOptions, Store,
 };
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use support::listing::{Line, Listing, differences, list};
-use support::{import, namespaced, noise, store, words};
-
-/// A layer being written down.
-struct Layer {
-    tar: TarWriter<Vec<u8>>,
-    owner: (u32, u32),
-}
-
-impl Layer {
-    fn new() -> Self {
-        Self { tar: TarWriter::new(vec![], &Limits::default()), owner: (0, 0) }
-    }
-
-    /// A layer whose entries belong to whoever runs the test.
-    fn own() -> Self {
-        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { owner, ..Self::new() }
-    }
-
-    fn entry(&mut self, path: &str, kind: EntryKind, change: impl FnOnce(&mut Entry), content: &[u8]) -> &mut Self {
-        let (mode, mtime) = (0o644, Time { secs: 1_600_000_000 + path.len() as i64, nanos: 123_456_789 });
-        let (uid, gid) = self.owner;
-        let mut entry = Entry { path: path.into(), kind, mode, uid, gid, mtime, xattrs: vec![] };
-        change(&mut entry);
-        self.tar.entry(&entry).expect("a good entry");
-        self.tar.content(content).expect("the entry's content");
-        self
-    }
-
-    fn file(&mut self, path: &str, content: &[u8]) -> &mut Self {
-        let kind = EntryKind::File { size: content.len() as u64, sparse: None };
-        self.entry(path, kind, |_| (), content)
-    }
-
-    fn dir(&mut self, path: &str, mode: u16) -> &mut Self {
-        self.entry(path, EntryKind::Directory, |e| e.mode = mode, &[])
-    }
-
-    fn symlink(&mut self, path: &str, target: &str) -> &mut Self {
-        self.entry(path, EntryKind::Symlink { target: target.into() }, |e| e.mode = 0o777, &[])
-    }
-
-    fn hardlink(&mut self, path: &str, target: &str) -> &mut Self {
-        self.entry(path, EntryKind::Hardlink { target: target.into() }, |_| (), &[])
-    }
-
-    /// Imports it.
-    fn put(&mut self, store: &Store) -> Digest {
-        let empty = TarWriter::new(vec![], &Limits::default());
-        let tar = std::mem::replace(&mut self.tar, empty).finish().expect("writing to memory");
-        import(store, &tar).diff_id
-    }
-}
-
-fn xattr(name: &str, value: &[u8]) -> Xattr {
-    Xattr { name: name.into(), value: value.into() }
-}
-
-/// One of everything; needs root to be what it says.
-fn everything(store: &Store) -> Digest {
-    let mut layer = Layer::new();
-    layer.dir("", 0o750).dir("d", 0o1777).dir("d/closed", 0o000).file("d/closed/f", b"inside").dir("g", 0o2755);
-    layer.file("g/small", b"s").file("empty", b"").file("same", b"s").file("big", &words(1, 700_000));
-    layer.file("twice", &noise(2, 500_000)).file("d/twice", &noise(2, 500_000)).file("chunk", &noise(3, 70_000));
-    layer.hardlink("z-link", "big").symlink("s", "/etc/passwd").symlink("dangling", "../../nowhere");
-    layer.hardlink("s-link", "s").hardlink("e-link", "empty");
-    let kind = |content: &[u8]| EntryKind::File { size: content.len() as u64, sparse: None };
-    layer.entry("suid", kind(b"x"), |e| (e.mode, e.uid, e.gid) = (0o6755, 5, 6), b"x");
-    layer.entry("read-only", kind(b"x"), |e| (e.mode, e.xattrs) = (0o444, vec![xattr("user.a", b"1")]), b"x");
-    layer.entry("closed", kind(b"x"), |e| (e.mode, e.uid) = (0, 4_000_000_000), b"x");
-    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let xattrs = vec![xattr("security.capability", &capability), xattr("trusted.t", &[0, 1, 255])];
-    layer.entry("capable", kind(b"x"), |e| (e.uid, e.xattrs) = (7, xattrs), b"x");
-    layer.entry("early", kind(b"x"), |e| e.mtime = Time { secs: -1_000_000_000, nanos: 5 }, b"x");
-    layer.entry("xd", EntryKind::Directory, |e| (e.mode, e.xattrs) = (0o700, vec![xattr("user.d", b"v")]), &[]);
-    let link = EntryKind::Symlink { target: b"t".to_vec() };
-    layer.entry("xs", link, |e| (e.uid, e.mode, e.xattrs) = (9, 0o777, vec![xattr("trusted.s", b"v")]), &[]);
-    layer.entry("null", EntryKind::CharDevice { major: 1, minor: 3 }, |e| e.mode = 0o666, &[]);
-    layer.entry("disk", EntryKind::BlockDevice { major: 259, minor: 70_000 }, |e| e.gid = 6, &[]);
-    layer.entry("pipe", EntryKind::Fifo, |e| e.mode = 0o622, &[]).hardlink("null-link", "null");
-    let ranges = vec![DataRange { offset: 8192, len: 100_000 }, DataRange { offset: 1 << 30, len: 4096 }];
-    let sparse = EntryKind::File { size: (1 << 30) + 10_000, sparse: Some(ranges) };
-    layer.entry("sparse", sparse, |_| (), &noise(4, 104_096));
-    layer.entry("hole", EntryKind::File { size: 1 << 20, sparse: Some(vec![]) }, |_| (), &[]);
-    layer.file("\u{1}name\\ \u{fc}", b"odd name").file("n/o/parents", b"implied");
-    layer.put(store)
-}
-
-/// What extracting the layers should give.
-fn expected(store: &Store, layers: &[Digest]) -> Listing {
-    let root = store.root(layers).expect("the layers fit");
-    let mut listing = Listing::new();
-    // Where no layer describes the root.
-    let (xattrs, mtime) = (BTreeMap::new(), (0, 0));
-    let implied =
-        Line { mode: 0o040_755, uid: 0, gid: 0, size: 0, rdev: 0, mtime, xattrs, first: vec![], content: vec![] };
-    listing.insert(vec![], implied);
-    for entry in root.list() {
-        let Entry { path, kind, mode, uid, gid, mtime, xattrs } = entry.entry;
-        let device = |major, minor| rustix::fs::makedev(major, minor);
-        let (format, size, rdev, content) = match &kind {
-            EntryKind::Directory => (0o040_000, 0, 0, vec![]),
-            EntryKind::File { size, .. } => {
-                let mut hasher = blake3::Hasher::new();
-                root.open(&path).expect("a file").copy_to(&mut hasher).expect("its content");
-                (0o100_000, *size, 0, hasher.finalize().as_bytes().to_vec())
-            }
-            EntryKind::Symlink { target } => (0o120_000, target.len() as u64, 0, target.clone()),
-            EntryKind::CharDevice { major, minor } => (0o020_000, 0, device(*major, *minor), vec![]),
-            EntryKind::BlockDevice { major, minor } => (0o060_000, 0, device(*major, *minor), vec![]),
-            EntryKind::Fifo => (0o010_000, 0, 0, vec![]),
-            EntryKind::Hardlink { target } => {
-                let line = listing.get(target).expect("links follow what they link to").clone();
-                listing.insert(path, line);
-                continue;
-            }
-        };
-        let xattrs: BTreeMap<_, _> =
-            xattrs.into_iter().map(|x| (String::from_utf8_lossy(&x.name).into_owned(), x.value)).collect();
-        let mtime = (mtime.secs, i64::from(mtime.nanos));
-        let first = path.clone();
-        listing
-            .insert(path, Line { mode: format | u32::from(mode), uid, gid, size, rdev, mtime, xattrs, first, content });
-    }
-    listing
-}
-
-fn assert_same(expected: &Listing, actual: &Listing) {
-    let found = differences(expected, actual);
-    assert!(found.is_empty(), "{} differences\n{}", found.len(), found.join("\n"));
-}
+use support::layers::{Layer, assert_same, everything, expected};
+use support::listing::{differences, list};
+use support::{namespaced, noise, store, words};
 
 fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -428,7 +298,7 @@ fn stacked_and_whole_trees_are_the_layers() {
         let mut layers = Vec::new();
         for _ in 0..=random.below(4) {
             let mut layer = random.layer();
-            let tar = std::mem::replace(&mut layer, Layer::new()).tar.finish().expect("writing to memory");
+            let tar = layer.tar();
             // Some cannot be: a hard link to itself is refused at import, one to nothing when layers are composed.
             let Ok((imported, _)) = store.import_layer(&tar[..], &Default::default(), &()) else { continue };
             layers.push(imported.diff_id);
@@ -497,4 +367,100 @@ fn overlays_work_in_a_user_namespace() {
     let got = list(&target);
     layerstore::unmount(&target).expect("unmounts");
     assert_same(&expected(&store, &[lower, upper]), &got);
+}
+
+/// A process in a user namespace of its own whose users 0 to 65535 are `first` and following outside.
+struct UserNamespace(std::process::Child);
+
+impl UserNamespace {
+    fn new(first: u32) -> Self {
+        let mut child = std::process::Command::new("unshare");
+        child.args(["--user", "sleep", "1000"]);
+        let child = Self(child.spawn().expect("unshare runs"));
+        let own = fs::read_link("/proc/self/ns/user").expect("procfs");
+        while fs::read_link(format!("/proc/{}/ns/user", child.0.id())).expect("procfs") == own {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        for map in ["uid_map", "gid_map"] {
+            fs::write(format!("/proc/{}/{map}", child.0.id()), format!("0 {first} 65536")).expect("root");
+        }
+        child
+    }
+
+    fn open(&self) -> fs::File {
+        fs::File::open(format!("/proc/{}/ns/user", self.0.id())).expect("procfs")
+    }
+}
+
+impl Drop for UserNamespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Id-mapped mounts show other owners of one extracted tree, and write as them.
+#[test]
+fn mounts_map_ids() {
+    let name = "mounts_map_ids";
+    if !namespaced(name) {
+        return;
+    }
+    let disk = support::disk_dir();
+    let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
+    let one = Layer::new().file("f", b"1").entry("g", EntryKind::Fifo, |e| e.uid = 7, b"").put(&store);
+    let two = Layer::new().file("h", b"2").put(&store);
+    let options = SnapshotterOptions::default().driver(DriverKind::Overlay);
+    let snapshots = Snapshotter::open(store, &options).expect("overlayfs");
+    snapshots.commit_layer("1", None, &one, &Labels::new()).expect("commits");
+    snapshots.commit_layer("2", Some("1"), &two, &Labels::new()).expect("commits");
+    let namespace = UserNamespace::new(100_000);
+    let target = disk.path().join("mounted");
+    fs::create_dir(&target).expect("fresh");
+    let owner = |name: &str| fs::metadata(target.join(name)).map(|m| (m.uid(), m.gid())).expect("there");
+    let view = snapshots.view("v", Some("1"), &Labels::new(), &()).expect("views");
+    let stacked = snapshots.view("s", Some("2"), &Labels::new(), &()).expect("views");
+    for mounts in [view, stacked] {
+        use std::os::fd::AsFd;
+        match mounts[0].mount_id_mapped(&target, namespace.open().as_fd()) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => return println!("skipped: {name}: {e}"),
+            other => other.expect("mounts"),
+        }
+        assert_eq!((owner("f"), owner("g")), ((100_000, 100_000), (100_007, 100_000)));
+        assert!(fs::write(target.join("new"), "x").is_err(), "a view is read-only");
+        layerstore::unmount(&target).expect("unmounts");
+    }
+    let active = snapshots.prepare("a", Some("2"), &Labels::new(), &()).expect("prepares");
+    use std::os::fd::AsFd;
+    let refused = active[0].mount_id_mapped(&target, namespace.open().as_fd()).expect_err("writable");
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+}
+
+/// A parameter of the new mount API holds 255 bytes; paths may be longer.
+#[test]
+fn long_paths_are_mounted() {
+    let name = "long_paths_are_mounted";
+    if !namespaced(name) {
+        return;
+    }
+    let disk = support::disk_dir();
+    let deep = disk.path().join("x".repeat(200)).join("y: z,\\".repeat(20));
+    fs::create_dir_all(&deep).expect("fresh");
+    let store = Arc::new(Store::open(deep.join("store")).expect("a store"));
+    let layers = ["a", "b", "c"].map(|name| Layer::new().file(name, name.as_bytes()).put(&store));
+    let snapshots =
+        Snapshotter::open(store, &SnapshotterOptions::default().driver(DriverKind::Overlay)).expect("opens");
+    let mut parent = None;
+    for (name, layer) in ["1", "2", "3"].into_iter().zip(&layers) {
+        snapshots.commit_layer(name, parent, layer, &Labels::new()).expect("commits");
+        parent = Some(name);
+    }
+    let mounts = snapshots.prepare("work", parent, &Labels::new(), &()).expect("prepares");
+    let target = disk.path().join("mounted");
+    fs::create_dir(&target).expect("fresh");
+    layerstore::mount_all(&mounts, &target).expect("mounts");
+    fs::write(target.join("d"), "d").expect("writable");
+    let names: Vec<_> = list(&target).into_keys().collect();
+    layerstore::unmount(&target).expect("unmounts");
+    assert_eq!(names, [&b""[..], b"a", b"b", b"c", b"d"]);
 }

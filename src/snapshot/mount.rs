@@ -1,8 +1,9 @@
 //! Mounts as values: what a runtime mounts itself, or has the library mount.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::mount::{self, FileSystem};
-use std::path::Path;
+use crate::sys::mount::{self, FileSystem, PARAMETER};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// What to mount, as containerd's `mount.Mount`. All paths are absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,33 +34,106 @@ impl Mount {
     /// # Errors
     /// `Unsupported` without the privilege to mount, or for a kind this library does not return; `Io`.
     pub fn mount_at(&self, root: &Path) -> Result<()> {
-        let target = if self.target.is_empty() { root.to_owned() } else { root.join(self.target.trim_matches('/')) };
+        let target = self.target_below(root);
         match &self.kind[..] {
-            "bind" => mount::bind(Path::new(&self.source), self.options.iter().any(|o| o == "ro"), &target),
-            "overlay" => self.mount_overlay(&target),
+            "bind" => mount::bind(Path::new(&self.source), self.is_read_only(), &target),
+            "overlay" => self.mount_overlay(&mut Layers::default(), &target),
             other => Err(Error::new(ErrorKind::Unsupported, "unknown kind of mount").subject(other)),
         }
     }
 
-    fn mount_overlay(&self, target: &Path) -> Result<()> {
+    /// As [`mount_at`](Self::mount_at), with the users of all files as `user_namespace` (a `/proc/PID/ns/user` file) maps
+    /// them: what belongs to 0 belongs to what the namespace's 0 is outside, so that containers of several users share
+    /// one tree. Needs a file system whose ids can be mapped, and for overlays, which must be read-only, Linux 6.15.
+    ///
+    /// # Errors
+    /// As [`mount_at`](Self::mount_at), and `Unsupported` where ids cannot be mapped.
+    pub fn mount_id_mapped(&self, root: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
+        let target = self.target_below(root);
+        match &self.kind[..] {
+            "bind" => {
+                let mapped = mount::id_mapped(Path::new(&self.source), user_namespace)?;
+                mount::attach(&mapped, self.is_read_only(), &target)
+            }
+            "overlay" => self.mount_overlay(&mut Layers { map: Some(user_namespace), open: vec![] }, &target),
+            other => Err(Error::new(ErrorKind::Unsupported, "unknown kind of mount").subject(other)),
+        }
+    }
+
+    fn target_below(&self, root: &Path) -> PathBuf {
+        if self.target.is_empty() { root.to_owned() } else { root.join(self.target.trim_matches('/')) }
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.options.iter().any(|o| o == "ro")
+    }
+
+    fn mount_overlay(&self, layers: &mut Layers<'_>, target: &Path) -> Result<()> {
         let overlay = FileSystem::open("overlay")?;
-        let mut read_only = true;
+        let (mut upper, mut work) = (None, None);
+        if layers.map.is_some() && self.options.iter().any(|option| option.starts_with("upperdir=")) {
+            // Whoever mounts would have to be somebody the namespace maps, to make files in the upper directory.
+            return Err(Error::new(ErrorKind::Unsupported, "ids of a writable overlay cannot be mapped"));
+        }
         for option in &self.options {
             match option.split_once('=') {
                 Some(("lowerdir", lowers)) => {
-                    split_lowers(lowers).iter().try_for_each(|lower| overlay.set("lowerdir+", lower))?;
+                    let lowers = split_lowers(lowers);
+                    lowers.iter().try_for_each(|lower| overlay.set("lowerdir+", &layers.path(lower)?))?;
                 }
-                Some(("upperdir", upper)) => {
-                    read_only = false;
-                    overlay.set("upperdir", &unescape(upper))?;
-                }
-                Some(("workdir", work)) => overlay.set("workdir", &unescape(work))?,
+                Some(("upperdir", path)) => upper = Some(unescape(path)),
+                Some(("workdir", path)) => work = Some(unescape(path)),
                 Some((key, value)) => overlay.set(key, value)?,
                 None if matches!(&option[..], "ro" | "rw") => {}
                 None => overlay.flag(option)?,
             }
         }
-        overlay.mount(read_only, target)
+        if let (Some(upper), Some(work)) = (&upper, &work) {
+            let (upper, work) = layers.upper(upper, work)?;
+            overlay.set("upperdir", &upper)?;
+            overlay.set("workdir", &work)?;
+        }
+        overlay.mount(upper.is_none(), target)
+    }
+}
+
+/// The directories of an overlay as it is told them: by their paths or, where those are too long or their ids are
+/// mapped, by way of descriptors that stay open until it is mounted.
+#[derive(Default)]
+struct Layers<'n> {
+    map: Option<BorrowedFd<'n>>,
+    open: Vec<OwnedFd>,
+}
+
+impl Layers<'_> {
+    fn path(&mut self, path: &str) -> Result<String> {
+        if self.map.is_none() && path.len() <= PARAMETER {
+            return Ok(path.to_owned());
+        }
+        let fd = match self.map {
+            Some(namespace) => mount::id_mapped(Path::new(path), namespace)?,
+            None => std::fs::File::open(path).map_err(|e| Error::io(format!("open {path}"), e))?.into(),
+        };
+        let short = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        self.open.push(fd);
+        Ok(short)
+    }
+
+    /// Both, which must be reached through one mount.
+    fn upper(&mut self, upper: &str, work: &str) -> Result<(String, String)> {
+        let both = |upper: &str, work: &str| (upper.to_owned(), work.to_owned());
+        let (up, wp) = (Path::new(upper), Path::new(work));
+        if self.map.is_none() && upper.len().max(work.len()) <= PARAMETER {
+            return Ok(both(upper, work));
+        }
+        let (Some(parent), Some(up), Some(wp)) = (up.parent(), up.file_name(), wp.file_name()) else {
+            return Err(Error::invalid("an upper directory without a parent").subject(upper));
+        };
+        if Path::new(work).parent() != Some(parent) {
+            return Err(Error::new(ErrorKind::Unsupported, "upper and work directory are not beside each other"));
+        }
+        let dir = self.path(&parent.to_string_lossy())?;
+        Ok(both(&format!("{dir}/{}", up.to_string_lossy()), &format!("{dir}/{}", wp.to_string_lossy())))
     }
 }
 

@@ -1,30 +1,51 @@
-//! The mount system calls (mount_setattr(2) apart): the new API where it gives more, mount(2) for binds.
+//! The mount system calls: the new API where it gives more, mount(2) for binds.
 
 use super::publish::io_error;
 use crate::error::{Error, Result};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive, mount_remount, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive, mount_remount,
+    move_mount, open_tree,
 };
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// A file system being configured: each parameter is a call of its own, so that none has to fit in a page.
 pub(crate) struct FileSystem {
     fd: OwnedFd,
     kind: &'static str,
+    /// What long paths led to, open until it is mounted.
+    held: RefCell<Vec<File>>,
 }
+
+/// What the kernel accepts as one parameter (fsconfig(2)): 255 bytes and a NUL.
+pub(crate) const PARAMETER: usize = 255;
 
 impl FileSystem {
     pub(crate) fn open(kind: &'static str) -> Result<Self> {
         let fd = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| failed(kind, "open the file system", e))?;
-        Ok(Self { fd, kind })
+        Ok(Self { fd, kind, held: RefCell::default() })
     }
 
     pub(crate) fn set(&self, key: &str, value: &str) -> Result<()> {
         fsconfig_set_string(&self.fd, key, value).map_err(|e| self.failed(&format!("set {key}={value}"), e))
+    }
+
+    /// Sets a path, by way of a descriptor where it is longer than a parameter may be.
+    pub(crate) fn set_path(&self, key: &str, path: &Path) -> Result<()> {
+        let text = path.to_string_lossy();
+        if text.len() <= PARAMETER {
+            return self.set(key, &text);
+        }
+        let file = File::open(path).map_err(|e| io_error("open", path, e))?;
+        self.set(key, &format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        self.held.borrow_mut().push(file);
+        Ok(())
     }
 
     pub(crate) fn flag(&self, key: &str) -> Result<()> {
@@ -41,9 +62,7 @@ impl FileSystem {
 
     /// Mounts it at `target`.
     pub(crate) fn mount(self, read_only: bool, target: &Path) -> Result<()> {
-        let mount = self.detached(read_only)?;
-        move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(|e| io_error("mount on", target, e))
+        attach(&self.detached(read_only)?, false, target)
     }
 
     /// The kernel says more in the context's log than its error number does.
@@ -83,14 +102,38 @@ fn failed(kind: &str, what: &str, error: Errno) -> Error {
 /// Shows `source` at `target` too, with what is mounted below it.
 pub(crate) fn bind(source: &Path, read_only: bool, target: &Path) -> Result<()> {
     mount_bind_recursive(source, target).map_err(|e| failed("bind", &format!("mount {}", source.display()), e))?;
-    if read_only {
-        let flags = MountFlags::BIND | MountFlags::RDONLY;
-        if let Err(e) = mount_remount(target, flags, "") {
-            let _ = unmount(target);
-            return Err(io_error("make read-only", target, e));
+    if read_only { make_read_only(target) } else { Ok(()) }
+}
+
+/// A mount of `source`, attached nowhere yet, with ids as `user_namespace` maps them.
+pub(crate) fn id_mapped(source: &Path, user_namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let what = || format!("map the ids of {}", source.display());
+    let mount = open_tree(CWD, source, flags).map_err(|e| failed("bind", &what(), e))?;
+    super::raw::map_ids(mount.as_fd(), user_namespace).map_err(|e| match e {
+        Errno::INVAL => {
+            let e = io_error("map the ids of", source, e);
+            Error::new(crate::ErrorKind::Unsupported, "this file system's ids cannot be mapped here").source(e)
         }
-    }
-    Ok(())
+        e => failed("bind", &what(), e),
+    })?;
+    Ok(mount)
+}
+
+/// Attaches a mount at `target`.
+pub(crate) fn attach(mount: &OwnedFd, read_only: bool, target: &Path) -> Result<()> {
+    move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(|e| io_error("mount on", target, e))?;
+    if read_only { make_read_only(target) } else { Ok(()) }
+}
+
+/// A bind mount becomes read-only, or goes.
+fn make_read_only(target: &Path) -> Result<()> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY;
+    mount_remount(target, flags, "").map_err(|e| {
+        let _ = unmount(target);
+        io_error("make read-only", target, e)
+    })
 }
 
 /// Takes away the mount at `target`, which must not be in use.

@@ -1,9 +1,10 @@
 //! System calls that no safe wrapper offers; the only unsafe code of the library.
 #![expect(unsafe_code, reason = "each call has a note why it is sound")]
 
+use rustix::io::Errno;
 use rustix::process::umask;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Gives the calling thread a umask of its own, 0, so that files get exactly the modes they are created with. Where a
 /// sandbox forbids that, returns the umask that stays in force. For threads this library started: a thread keeps it.
@@ -32,6 +33,34 @@ pub(crate) fn lease_alone(file: &std::fs::File) -> bool {
     };
     // SIGIO, the default, kills; SIGURG does nothing unless asked for.
     control(F_SETSIG, libc::SIGURG) && control(libc::F_SETLEASE, libc::F_WRLCK)
+}
+
+/// Makes a mount that is not attached yet show the users of its file system as `user_namespace` maps them: an id of the
+/// file system that the namespace calls 0 is 0 in the mount, and so on.
+pub(crate) fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    // SAFETY: the path is a NUL-terminated string, `attr` is an initialised mount_attr of the size given, and both live
+    // until the call returns. The kernel writes to neither. Both descriptors are open.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

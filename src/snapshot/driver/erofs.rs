@@ -47,9 +47,9 @@ impl Erofs {
         let image = image.map_err(|e| e.subject(path.display()))?;
         image.packs().iter().try_for_each(|pack| self.store.pack_table(pack.base, pack.end).map(drop))?;
         let erofs = FileSystem::open("erofs")?;
-        erofs.set("source", &path.to_string_lossy())?;
+        erofs.set_path("source", &path)?;
         let packs = image.packs().iter().map(|pack| self.store.pack_path(pack.base));
-        packs.into_iter().try_for_each(|pack| erofs.set("device", &pack.to_string_lossy()))?;
+        packs.into_iter().try_for_each(|pack| erofs.set_path("device", &pack))?;
         make_dir(target)?;
         erofs.mount(true, target).map_err(|e| e.subject(path.display()))
     }

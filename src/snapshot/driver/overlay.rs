@@ -46,7 +46,7 @@ fn probe(store: &Store) -> Result<bool> {
     for (key, name) in [("lowerdir+", "a"), ("lowerdir+", "b"), ("upperdir", "upper"), ("workdir", "work")] {
         let path = scratch.path().join(name);
         fs::create_dir(&path).map_err(|e| io_error("create directory", &path, e))?;
-        overlay.set(key, &path.to_string_lossy())?;
+        overlay.set_path(key, &path)?;
     }
     let user = extract::Overlay::needs_user(&scratch.path().join("a"))?;
     if user {

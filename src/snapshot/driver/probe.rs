@@ -23,6 +23,9 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// `TMPFS_MAGIC` of `include/uapi/linux/magic.h`.
+const TMPFS: i64 = 0x0102_1994;
+
 /// Runs the probe, or believes what it said earlier of this kernel and file system.
 ///
 /// # Errors
@@ -32,6 +35,12 @@ pub(super) fn check(store: &Store) -> Result<()> {
     mount::may_mount("erofs")?;
     let uname = rustix::system::uname();
     let fs = rustix::fs::statfs(store.path()).map_err(|e| Error::io("stat the file system of the store", e))?;
+    if i64::from(fs.f_type) == TMPFS {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the kernel mounts no EROFS image from tmpfs, where the store is",
+        ));
+    }
     let kernel =
         format!("{} {} on {:x}\n", uname.release().to_string_lossy(), uname.version().to_string_lossy(), fs.f_type);
     let name = format!("probe-{}", &blake3::hash(kernel.as_bytes()).to_hex()[..16]);
@@ -174,8 +183,8 @@ fn mount(dir: &Path, image: &[u8], packs: &[PathBuf]) -> Result<OwnedFd> {
     let path = dir.join("image");
     std::fs::write(&path, image).map_err(|e| Error::io("write the probe's image", e))?;
     let erofs = FileSystem::open("erofs")?;
-    erofs.set("source", &path.to_string_lossy())?;
-    packs.iter().try_for_each(|path| erofs.set("device", &path.to_string_lossy()))?;
+    erofs.set_path("source", &path)?;
+    packs.iter().try_for_each(|path| erofs.set_path("device", path))?;
     erofs.detached(true)
 }
 
