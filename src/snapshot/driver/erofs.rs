@@ -47,7 +47,7 @@ impl Erofs {
         let image = image.map_err(|e| e.subject(path.display()))?;
         image.packs().iter().try_for_each(|pack| self.store.pack_table(pack.base, pack.end).map(drop))?;
         let erofs = FileSystem::open("erofs")?;
-        erofs.set_path("source", &path)?;
+        erofs.set_path("source", path)?;
         let packs = image.packs().iter().map(|pack| self.store.pack_path(pack.base));
         packs.into_iter().try_for_each(|pack| erofs.set_path("device", &pack))?;
         make_dir(target)?;

@@ -35,7 +35,7 @@ pub(super) fn check(store: &Store) -> Result<()> {
     mount::may_mount("erofs")?;
     let uname = rustix::system::uname();
     let fs = rustix::fs::statfs(store.path()).map_err(|e| Error::io("stat the file system of the store", e))?;
-    if i64::from(fs.f_type) == TMPFS {
+    if fs.f_type == TMPFS {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "the kernel mounts no EROFS image from tmpfs, where the store is",
