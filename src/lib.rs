@@ -101,7 +101,9 @@ pub use snapshot::{
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
-pub use upkeep::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport, Usage};
+pub use upkeep::{
+    DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport, Usage,
+};
 
 /// The examples of README.md, compiled and run with the tests.
 #[cfg(doctest)]

@@ -35,6 +35,11 @@ pub enum Event {
         /// Bytes since the previous event.
         bytes: u64,
     },
+    /// More bytes of packs were read and checked.
+    Checked {
+        /// Bytes since the previous event.
+        bytes: u64,
+    },
     /// More raw bytes were written to an export.
     Exported {
         /// Bytes since the previous event.

@@ -90,9 +90,7 @@ impl Store {
             create(root, &options.chunking)?;
         }
         check_owner(root)?;
-        let text = fs::read(&file).map_err(|e| io_error("read", &file, e))?;
-        let text = String::from_utf8(text).map_err(|_| Error::corrupt("STORE is not text"))?;
-        let chunking = params::decode(&text)?;
+        let chunking = read_parameters(&file)?;
         // Stores made by 0.1 before there were snapshots have fewer.
         DIRS.iter().map(|dir| root.join(dir)).filter(|dir| !dir.exists()).try_for_each(|dir| make_dir(&dir))?;
         Ok((chunking, Index::open(&root.join("index.db"), false)?))
@@ -134,6 +132,26 @@ impl Store {
         Lock::acquire(&self.root.join("locks").join(diff_id.hex()), patience, observer)
     }
 
+    /// Reads `STORE` again: its path, and whether it still says what it said when the store was opened.
+    pub(crate) fn check_parameters(&self) -> (PathBuf, Result<()>) {
+        let file = self.root.join(STORE_FILE);
+        let same = read_parameters(&file).and_then(|chunking| match chunking == self.chunking {
+            true => Ok(()),
+            false => Err(Error::corrupt("STORE has other parameters than when it was opened")),
+        });
+        (file, same)
+    }
+
+    /// The database's file.
+    pub(crate) fn index_path(&self) -> PathBuf {
+        self.root.join("index.db")
+    }
+
+    /// A connection that has read nothing yet.
+    pub(crate) fn fresh_index(&self) -> Result<Index> {
+        Index::open(&self.index_path(), false)
+    }
+
     /// Serialises the making and the sweeping of session directories.
     pub(super) fn lock_sessions(&self) -> Result<Lock> {
         Lock::acquire(&self.root.join("locks").join("sessions"), PATIENCE, &())
@@ -161,6 +179,12 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
     }
+}
+
+fn read_parameters(file: &Path) -> Result<Chunking> {
+    let text = fs::read(file).map_err(|e| io_error("read", file, e))?;
+    let text = String::from_utf8(text).map_err(|_| Error::corrupt("STORE is not text"))?;
+    params::decode(&text)
 }
 
 /// Makes a store. The STORE file comes last, so that a directory with one is complete.

@@ -1,7 +1,9 @@
 //! Looking after a store: what it takes, what of it is garbage, whether it is sound.
 
+mod fsck;
 mod gc;
 mod usage;
 
+pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
 pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 pub use usage::Usage;

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
-pub(crate) use upkeep::Gc;
+pub(crate) use upkeep::{Fsck, Gc};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
 
@@ -70,6 +70,7 @@ pub(crate) enum Command {
     Inspect(Inspect),
     Rm(Rm),
     Gc(Gc),
+    Fsck(Fsck),
     Snapshot(Snapshot),
     Mount(MountArgs),
     Umount(Umount),

@@ -105,7 +105,7 @@ impl<T> Hint<T> for layerstore::Result<T> {
 }
 
 /// Documented in `layerstore --help`; never renumbered.
-fn exit_code(kind: ErrorKind) -> u8 {
+pub(crate) fn exit_code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::NotFound => 3,
         ErrorKind::AlreadyExists => 4,

@@ -10,9 +10,11 @@
 //! | `snapshots.rs` | snapshots, labels |
 //! | `leases.rs` | leases and what they keep |
 //! | `garbage.rs` | dead chunks, counters |
+//! | `check.rs` | what fsck asks |
 //! | `roots.rs` | all that keeps something, read at once |
 
 mod catalog;
+mod check;
 mod chunks;
 mod garbage;
 mod leases;

@@ -13,3 +13,14 @@ pub(crate) struct Gc {
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
+
+/// Look for damage, and say which layers and images it hurts
+///
+/// Changes nothing. Exits with 8 if anything is damaged. Imports and gc may go on meanwhile.
+#[derive(Args)]
+#[command(after_help = "EXAMPLES:\n  layerstore fsck\n  layerstore fsck --full --json | jq 'select(.kind)'")]
+pub(crate) struct Fsck {
+    /// Read and verify every byte, not only what says where things are
+    #[arg(long)]
+    pub(crate) full: bool,
+}

@@ -8,6 +8,7 @@ pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod extract;
+pub(crate) mod fsck;
 pub(crate) mod gc;
 pub(crate) mod images;
 pub(crate) mod import;

@@ -1,0 +1,104 @@
+//! Whom damage hurts, and whether it is still there.
+
+use super::{Check, DamageKind, Finding, FsckReport};
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::observe::check;
+use crate::store::{Index, chain_ids, chunk_refs};
+use std::collections::{BTreeSet, HashSet};
+use std::fs::{self, File};
+
+impl Check<'_> {
+    /// What there is to say when the database cannot be opened: the layers are those that have a record.
+    pub(super) fn without_database(mut self) -> FsckReport {
+        let files = fs::read_dir(self.store.path().join("layers")).into_iter().flatten().flatten();
+        let layer = |name: std::ffi::OsString| Digest::from_hex(name.to_str()?.strip_suffix(".layer")?).ok();
+        let mut layers: Vec<_> = files.filter_map(|file| layer(file.file_name())).collect();
+        layers.sort();
+        self.report.findings.iter_mut().for_each(|finding| finding.layers.clone_from(&layers));
+        self.report
+    }
+
+    /// Names the layers and images that damage hurts, and leaves out what others removed meanwhile.
+    pub(super) fn settle(mut self, index: &Index) -> Result<FsckReport> {
+        if self.report.findings.is_empty() {
+            return Ok(self.report);
+        }
+        self.layers_of_chunks()?;
+        for at in &self.all {
+            self.report.findings[*at].layers.extend(self.layers.iter().map(|layer| layer.diff_id));
+        }
+        for finding in &mut self.report.findings {
+            let layers: HashSet<&Digest> = finding.layers.iter().collect();
+            let hurt = self.roots.images.iter().filter(|image| image.layers.iter().any(|l| layers.contains(l)));
+            // A metadata image is of whole chains, and a blob of an image of this image alone.
+            if !matches!(finding.kind, DamageKind::Blob | DamageKind::Image) || finding.images.is_empty() {
+                finding.images.extend(hurt.map(|image| image.name.clone()));
+            }
+            finding.layers =
+                std::mem::take(&mut finding.layers).into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+            finding.images =
+                std::mem::take(&mut finding.images).into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        }
+        let findings = std::mem::take(&mut self.report.findings);
+        let there = |(number, finding): (usize, Finding)| self.is_there(index, number, &finding).then_some(finding);
+        let findings = findings.into_iter().enumerate().filter_map(there).collect();
+        self.report.findings = findings;
+        Ok(self.report)
+    }
+
+    /// Reads the records for the chunks that are damaged.
+    fn layers_of_chunks(&mut self) -> Result<()> {
+        if self.hurt.is_empty() {
+            return Ok(());
+        }
+        for layer in &self.layers {
+            check(self.observer)?;
+            let Ok(file) = File::open(self.store.record_path(&layer.diff_id)) else { continue };
+            let mut numbers = HashSet::new();
+            // Of a damaged record, which is told already, this gets what comes before the damage.
+            let _ = chunk_refs(&file, &layer.diff_id, |id| {
+                numbers.extend(self.hurt.get(&id).into_iter().flatten());
+                Ok(())
+            });
+            numbers.into_iter().for_each(|at: usize| self.report.findings[at].layers.push(layer.diff_id));
+        }
+        Ok(())
+    }
+
+    /// Layers and images of a chain.
+    pub(super) fn of_chain(&self, chain: &Digest) -> (Vec<Digest>, Vec<String>) {
+        let (mut layers, mut images) = (Vec::new(), Vec::new());
+        for image in &self.roots.images {
+            if let Some(at) = chain_ids(&image.layers).position(|id| id == *chain) {
+                layers.extend(&image.layers[..=at]);
+                images.push(image.name.clone());
+            }
+        }
+        (layers, images)
+    }
+
+    /// Whether what is damaged is still part of the store. Where that cannot be told, it is.
+    fn is_there(&self, index: &Index, number: usize, finding: &Finding) -> bool {
+        if let Some((base, len)) = self.of_packs.get(&number) {
+            return index.has_sealed(*base, *len).unwrap_or(true);
+        }
+        let layers = || finding.layers.iter().any(|layer| index.layer(layer).map_or(true, |found| found.is_some()));
+        match (finding.kind, &finding.chunk) {
+            (DamageKind::Chunk | DamageKind::Database, Some(id)) => index.chunk(id).map_or(true, |found| {
+                let offset = |location: crate::format::pack::Location| u64::from(location.block) * 4096;
+                found.is_some_and(|location| finding.offset.is_none_or(|at| at == offset(location)))
+            }),
+            (DamageKind::Record, _) => layers(),
+            (DamageKind::Blob, _) => self.has_blob(index, finding),
+            (DamageKind::Image, _) => finding.file.exists(),
+            _ => true,
+        }
+    }
+
+    fn has_blob(&self, index: &Index, finding: &Finding) -> bool {
+        let (Ok(images), Ok(kept)) = (index.images(), index.kept_blobs()) else { return true };
+        let path = |digest: &Digest| self.store.blob_path(digest) == finding.file;
+        images.iter().any(|image| path(&image.config) || path(&image.manifest)) || kept.iter().any(|b| path(&b.digest))
+    }
+}
