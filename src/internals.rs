@@ -5,6 +5,7 @@ use crate::codec::chunk::{Compress, Decoder, Encoder};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::entry::{Entry, EntryKind};
+use crate::format::erofs::{self, read::Image};
 use crate::format::item::{Extent, Item, ItemEncoder, Items, RefExtent};
 use crate::format::pack::{self, ADDRESS_LIMIT, BLOCK, Codec, FOOTER_LEN, Footer};
 use crate::format::params::Chunking;
@@ -185,6 +186,23 @@ fn whole_record(input: &[u8]) {
     }
 }
 
+/// Any bytes as a metadata image, with sums put right if the first byte is odd: what is accepted refers to blocks of its
+/// packs only, and all of it can be walked.
+pub fn erofs_read(input: &[u8]) {
+    let Some((flags, input)) = input.split_first() else { return };
+    let mut bytes = input.to_vec();
+    if flags & 1 == 1 {
+        erofs::reseal(&mut bytes);
+    }
+    let Ok(image) = Image::new(&bytes) else { return };
+    assert!(flags & 1 == 0 || image.verify().is_ok());
+    let _ = image.check();
+    let Ok(ranges) = image.ranges() else { return };
+    assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
+    let packed = |block: u32| image.packs().iter().any(|p| (p.base..p.end).contains(&(u64::from(block) * BLOCK)));
+    assert!(ranges.iter().all(|range| range.start < range.end && packed(range.start) && packed(range.end - 1)));
+}
+
 fn encode(items: &[Item], ids: &[ContentId]) -> ItemEncoder {
     let number = |e: &Extent| {
         let chunk = ids.iter().position(|id| *id == e.chunk).expect("a chunk of the block") as u32;
@@ -205,8 +223,8 @@ fn encode(items: &[Item], ids: &[ContentId]) -> ItemEncoder {
     encoder
 }
 
-/// Inputs for the targets above that get far: `pack_table` and `layer_record`.
-pub fn seeds() -> [(&'static str, Vec<u8>); 2] {
+/// Inputs for the targets above that get far: `pack_table`, `layer_record` and `erofs_read`.
+pub fn seeds() -> [(&'static str, Vec<u8>); 3] {
     use crate::format::entry::{Time, Xattr};
     use crate::format::pack::{Location, Member, TableChunk};
     let member = |bytes: &[u8]| Member { id: ContentId::of(bytes), len: bytes.len() as u32 };
@@ -240,6 +258,7 @@ pub fn seeds() -> [(&'static str, Vec<u8>); 2] {
     [
         ("pack_table", [&[1][..], &table, &footer.encode()].concat()),
         ("layer_record", [&[5][..], &encode(&items, &ids).finish()].concat()),
+        ("erofs_read", [&[1][..], &erofs::sample::image()].concat()),
     ]
 }
 
@@ -258,7 +277,9 @@ mod tests {
             }
             assert_eq!(std::fs::read(&path).unwrap(), seed, "{target}");
         }
-        let [(_, table), (_, record)] = seeds();
+        let [(_, table), (_, record), (_, image)] = seeds();
+        erofs_read(&image);
+        assert!(Image::new(&image[1..]).and_then(|image| image.check()).is_ok());
         pack_table(&table);
         layer_record(&record);
         assert_eq!(Items::new(&record[1..], &[ContentId::of(&[0]), ContentId::of(&[1])]).count(), 4);

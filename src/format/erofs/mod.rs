@@ -20,6 +20,8 @@ mod index;
 mod inode;
 mod packed;
 pub(crate) mod read;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod sample;
 mod superblock;
 #[cfg(test)]
 mod tests;
@@ -27,8 +29,11 @@ pub(crate) mod write;
 mod xattrs;
 
 pub(crate) use superblock::Pack;
+#[cfg(feature = "internals")]
+pub(crate) use superblock::reseal;
 
 use super::pack::BLOCK;
+use crate::error::Result;
 
 /// Unit of everything in an image: the kernel's page, and the store's block.
 const BLOCK_LEN: usize = BLOCK as usize;
@@ -53,8 +58,11 @@ const CHUNK_INDEXES: u32 = 0x20;
 const HOLE: [u8; 8] = [0xff; 8];
 
 /// Number by which the kernel knows a device (`new_encode_dev`): 12 bits of major, 20 of minor.
-fn encode_device(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+fn encode_device(major: u32, minor: u32) -> Result<u32> {
+    if major > 0xfff || minor > 0xf_ffff {
+        return Err(superblock::unsupported("a device's number", "4095:1048575", format!("{major}:{minor}")));
+    }
+    Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
 }
 
 fn decode_device(device: u32) -> (u32, u32) {

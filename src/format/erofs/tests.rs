@@ -353,33 +353,21 @@ fn a_source_that_contradicts_itself_is_refused() {
     assert_eq!(refused(Data::Inside { bits: 40, pieces: vec![None] }, 1), bad);
 }
 
-/// An image of a bit of everything.
-pub(crate) fn sample() -> Vec<u8> {
-    let text = |text: &str| text.as_bytes().to_vec();
-    let xattrs = [Xattr { name: text("user.a"), value: text("1") }, Xattr { name: text("user.b"), value: text("2") }];
-    let long = vec![b'l'; 4090];
-    let chunks = vec![location(9, 100_000, Codec::Zstd), location(30, 5000, Codec::Lz4)];
-    let inside = Data::Inside { bits: 0, pieces: vec![Some(vec![7; BLOCK_LEN]), None, Some(vec![8; 5])] };
-    let children: Vec<(&[u8], u32)> =
-        vec![(b"chunks", 1), (b"dev", 2), (b"dir", 3), (b"hard", 1), (b"long", 4), (b"small", 5), (b"sparse", 6)];
-    let inodes = vec![
-        Inode { xattrs: &xattrs[..1], ..inode(Body::Directory { children, parent: 0 }) },
-        Inode { links: 2, ..inode(Body::File { size: 105_000, data: Data::Chunks(chunks) }) },
-        inode(Body::CharDevice { major: 4000, minor: 70_000 }),
-        Inode { xattrs: &xattrs, ..inode(Body::Directory { children: vec![], parent: 0 }) },
-        inode(Body::Symlink(&long)),
-        inode(Body::File { size: 10, data: Data::Fragment { bundle: 1, offset: 2 } }),
-        inode(Body::File { size: 8197, data: inside }),
-    ];
-    let bundles = vec![location(40, 90, Codec::Raw), location(41, 9000, Codec::Zstd)];
-    let packs = vec![Pack { base: BLOCK, end: 36 * BLOCK }, Pack { base: 39 * BLOCK, end: 50 * BLOCK }];
-    build(&Source { inodes, bundles, packs }).expect("an image")
+#[test]
+fn devices_have_as_many_bits_as_the_kernel() {
+    let refused = |major, minor| {
+        let root = inode(Body::Directory { children: vec![(b"d", 1)], parent: 0 });
+        let inodes = vec![root, inode(Body::CharDevice { major, minor })];
+        build(&Source { inodes, bundles: vec![], packs: vec![] }).map_err(|e| e.kind()).err()
+    };
+    assert_eq!(refused(0xfff, 0xf_ffff), None);
+    assert_eq!([refused(0x1000, 0), refused(0, 0x10_0000)], [Some(ErrorKind::Unsupported); 2]);
 }
 
 /// Damage past the checksum is an error or another tree, never a panic.
 #[test]
 fn any_flipped_byte_is_taken() {
-    let bytes = sample();
+    let bytes = super::sample::image();
     for at in (0..bytes.len()).filter(|at| bytes[*at] != 0 || at % 16 == 0) {
         let mut bytes = bytes.clone();
         bytes[at] ^= [1, 0x80, 0xff][at % 3];

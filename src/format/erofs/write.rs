@@ -230,7 +230,7 @@ impl<'b> Builder<'b> {
                 self.write_bytes(out, place, after, target);
             }
             Body::CharDevice { major, minor } | Body::BlockDevice { major, minor } => {
-                value = encode_device(*major, *minor);
+                value = encode_device(*major, *minor)?;
             }
             Body::Fifo | Body::File { size: 0, .. } => {}
             Body::File { size, data } => value = self.write_content(out, after, block, *size, data)?,
