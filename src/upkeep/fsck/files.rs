@@ -16,6 +16,9 @@ use std::path::Path;
 /// Bytes hashed at a time.
 const PIECE: usize = 256 << 10;
 
+/// What needs a blob: layers and images; and its size where known.
+type Wanted = (Vec<Digest>, Vec<String>, Option<u64>);
+
 impl Check<'_> {
     pub(super) fn records(&mut self, index: &Index) -> Result<()> {
         for layer in self.layers.clone() {
@@ -66,7 +69,7 @@ impl Check<'_> {
 
     pub(super) fn blobs(&mut self) -> Result<()> {
         // By digest, whom it hurts and what size it has.
-        let mut blobs: BTreeMap<Digest, (Vec<Digest>, Vec<String>, Option<u64>)> = BTreeMap::new();
+        let mut blobs: BTreeMap<Digest, Wanted> = BTreeMap::new();
         for image in &self.roots.images {
             for digest in [image.config, image.manifest] {
                 let blob = blobs.entry(digest).or_default();
