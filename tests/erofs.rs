@@ -310,14 +310,14 @@ fn real_images_read_as_the_store_has_them() {
     if !namespaced("real_images_read_as_the_store_has_them") {
         return;
     }
-    let Some(layouts) = std::env::var_os("LAYERSTORE_TEST_IMAGES") else {
-        println!("skipped: LAYERSTORE_TEST_IMAGES names no directory of OCI layouts");
+    let layouts = support::test_images("real_images_read_as_the_store_has_them");
+    if layouts.is_empty() {
         return;
-    };
+    }
     let dir = disk_dir();
     let snapshots = open(&dir.path().join("store"), DriverKind::Erofs);
     let store = snapshots.store();
-    for layout in fs::read_dir(layouts).expect("a directory of OCI layouts").map(|f| f.expect("an entry").path()) {
+    for layout in layouts {
         let Detected::Image(source) = detect(&layout, dir.path(), &Limits::default()).expect("an OCI layout") else {
             continue;
         };

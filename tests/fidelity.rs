@@ -8,29 +8,13 @@ mod support;
 use layerstore::{
     Detected, DriverKind, ImportOptions, Labels, Limits, Selector, Snapshotter, SnapshotterOptions, Store, detect,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use support::listing::{Listing, differences, list};
 use support::namespaced;
 
 const DRIVERS: [DriverKind; 3] = [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy];
-
-/// The layouts to compare, or none with a word about why.
-fn images(test: &str) -> Vec<PathBuf> {
-    let Some(dir) = std::env::var_os("LAYERSTORE_TEST_IMAGES").map(PathBuf::from) else {
-        println!("skipped: {test}: LAYERSTORE_TEST_IMAGES names no directory of OCI layouts");
-        return vec![];
-    };
-    let mut found: Vec<PathBuf> = std::fs::read_dir(&dir)
-        .expect("a directory of OCI layouts")
-        .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.join("index.json").exists())
-        .collect();
-    found.sort();
-    assert!(!found.is_empty(), "no OCI layout in {}", dir.display());
-    found
-}
 
 fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().expect("the program is installed");
@@ -77,7 +61,7 @@ fn images_are_what_umoci_and_buildah_make_of_them() {
     if !namespaced(name) {
         return;
     }
-    for layout in images(name) {
+    for layout in support::test_images(name) {
         let dir = support::disk_dir();
         let store = Arc::new(Store::open(dir.path().join("store")).expect("a store"));
         let detected = detect(&layout, dir.path(), &Limits::default()).expect("an OCI layout");

@@ -166,3 +166,16 @@ pub(crate) fn disk_dir() -> TempDir {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     tempfile::tempdir_in(target).expect("a directory below target/")
 }
+
+/// The OCI layouts below `$LAYERSTORE_TEST_IMAGES`, or none with a word about why.
+pub(crate) fn test_images(test: &str) -> Vec<PathBuf> {
+    let Some(dir) = std::env::var_os("LAYERSTORE_TEST_IMAGES").map(PathBuf::from) else {
+        println!("skipped: {test}: LAYERSTORE_TEST_IMAGES names no directory of OCI layouts");
+        return vec![];
+    };
+    let found = fs::read_dir(&dir).expect("a directory of OCI layouts").map(|entry| entry.expect("an entry").path());
+    let mut found: Vec<PathBuf> = found.filter(|path| path.join("index.json").exists()).collect();
+    found.sort();
+    assert!(!found.is_empty(), "no OCI layout in {}", dir.display());
+    found
+}
