@@ -7,7 +7,7 @@
 use super::assemble::Assembler;
 use super::changes::{Changes, CreateOptions};
 use super::holes::{HOLE, data_ranges};
-use super::import::{ImportStats, LayerDone, LayerImport, hold, import_stats};
+use super::import::{ImportStats, Keep, LayerDone, LayerImport, hold, import_stats};
 use super::source::{Source, SourceReader};
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
@@ -36,6 +36,17 @@ impl Store {
         options: &CreateOptions,
         observer: &dyn Observer,
     ) -> Result<(LayerImport, ImportStats)> {
+        self.create_layer_for(changes, options, observer, &hold)
+    }
+
+    /// [`create_layer`](Self::create_layer) whose last transaction also has what keeps the layer: `keep` is called in it.
+    pub(crate) fn create_layer_for(
+        &self,
+        changes: &Changes,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+        keep: Keep<'_>,
+    ) -> Result<(LayerImport, ImportStats)> {
         let ingest = Ingest::begin(self, options.compress, options.threads)?;
         let done = ingest.run(options.threads, || {
             let _guard = ingest.guard();
@@ -47,7 +58,7 @@ impl Store {
             Ok(LayerDone::made(info, content, record))
         })?;
         let stats = import_stats(&ingest, std::slice::from_ref(&done));
-        let import = self.keep_layer(ingest, done, None, (options.patience, observer), &hold)?;
+        let import = self.keep_layer(ingest, done, None, (options.patience, observer), keep)?;
         Ok((import, stats))
     }
 

@@ -124,22 +124,14 @@ impl Store {
         blob: impl Read + Send,
         options: &ImportOptions,
         observer: &dyn Observer,
-        keep: &dyn Fn(&Change<'_>, &Digest) -> Result<()>,
+        keep: Keep<'_>,
     ) -> Result<(LayerImport, ImportStats)> {
         let lock = match options.expected_diff_id {
             Some(diff_id) => Some(self.lock_layer(&diff_id, options.patience, observer)?),
             None => None,
         };
-        // gc may have taken it since it was looked up.
-        let keep_known = |change: &Change<'_>, diff_id: &Digest| {
-            let there = change.has_layer(diff_id)?;
-            if there {
-                keep(change, diff_id)?;
-            }
-            Ok(there)
-        };
         if let Some(known) = options.expected_diff_id.map(|d| self.known_layer(&d)).transpose()?.flatten()
-            && self.with_index(|index| index.write(|change| keep_known(change, &known.diff_id)))?
+            && self.with_index(|index| index.write(|change| keep_if_there(change, &known.diff_id, keep)))?
         {
             return Ok((known, ImportStats::default()));
         }
@@ -166,7 +158,7 @@ impl Store {
         layer: LayerDone,
         mut lock: Option<Lock>,
         (patience, observer): (Duration, &dyn Observer),
-        keep: &dyn Fn(&Change<'_>, &Digest) -> Result<()>,
+        keep: Keep<'_>,
     ) -> Result<LayerImport> {
         let diff_id = layer.info.diff_id;
         if lock.is_none() {
@@ -183,10 +175,9 @@ impl Store {
         };
         // If it is there still, what was stored on the way goes with the ingest.
         let keep_there = |change: &Change<'_>| {
-            let there = change.has_layer(&diff_id)?;
+            let there = keep_if_there(change, &diff_id, keep)?;
             if there {
                 change.add_blob(&blob)?;
-                keep(change, &diff_id)?;
             }
             Ok(there)
         };
@@ -209,6 +200,18 @@ impl Store {
             known: true,
         }))
     }
+}
+
+/// What the transaction that makes a layer visible also does, so that something keeps the layer from its first moment.
+pub(crate) type Keep<'k> = &'k dyn Fn(&Change<'_>, &Digest) -> Result<()>;
+
+/// Keeps a layer that was looked up before; false if gc has taken it since.
+fn keep_if_there(change: &Change<'_>, diff_id: &Digest, keep: Keep<'_>) -> Result<bool> {
+    let there = change.has_layer(diff_id)?;
+    if there {
+        keep(change, diff_id)?;
+    }
+    Ok(there)
 }
 
 /// Keeps a layer until its user lets it go.

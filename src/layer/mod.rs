@@ -20,7 +20,7 @@ pub use content::FileReader;
 pub(crate) use content::{Piece, place};
 pub use export::LayerExport;
 pub use import::{ImportStats, LayerImport};
-pub(crate) use import::{LayerDone, LayerJob, import_layers, import_stats};
+pub(crate) use import::{Keep, LayerDone, LayerJob, import_layers, import_stats};
 pub use options::ImportOptions;
 pub use read::{Entries, Layer, LayerEntry};
 pub(crate) use root::Content;

@@ -7,7 +7,7 @@ use super::merge::Marks;
 use super::model::{Form, SnapshotKind};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layer::{Changes, CreateOptions};
+use crate::layer::{Changes, CreateOptions, Keep};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow};
 use crate::sys::lock::Lock;
@@ -49,29 +49,24 @@ impl Snapshotter {
         if let Some(layer) = row.layer {
             return Ok(layer);
         }
-        let (layer, held) = self.directory_to_layer(&row, row.parent, &CommitOptions::default(), observer)?;
-        let set = |change: &Change<'_>| {
-            let there = change.set_snapshot_layer(n, &layer)?;
-            if held {
-                change.hold_layer(&layer, false)?;
-            }
-            if there { Ok(layer) } else { Err(Error::not_found("the snapshot is gone").actual(n)) }
+        let set = |change: &Change<'_>, layer: &Digest| match change.set_snapshot_layer(n, layer)? {
+            true => Ok(()),
+            false => Err(Error::not_found("the snapshot is gone").actual(n)),
         };
-        self.store.with_index(|index| index.write(set))
+        self.directory_to_layer(&row, row.parent, &CommitOptions::default(), observer, &set)
     }
 
-    /// Stores what a snapshot's directory adds to its parent as a layer. The layer is held where the second result says
-    /// so, until whoever refers to it lets go.
+    /// Stores what a snapshot's directory adds to its parent as a layer, and in the same transaction what keeps it.
     pub(super) fn directory_to_layer(
         &self,
         row: &SnapshotRow,
         parent: Option<u64>,
         options: &CommitOptions,
         observer: &dyn Observer,
-    ) -> Result<(Digest, bool)> {
+        keep: Keep<'_>,
+    ) -> Result<Digest> {
         let (changes, create) = self.directory_changes(row, parent, options, observer)?;
-        let layer = self.store.create_layer(&changes, &create, observer)?.0;
-        Ok((layer.diff_id, !layer.known))
+        Ok(self.store.create_layer_for(&changes, &create, observer, keep)?.0.diff_id)
     }
 
     /// What a snapshot's directory adds to its parent, and how to make a layer of it.

@@ -105,6 +105,11 @@ impl Snapshotter {
 
     /// The active snapshot or view that has these mounts; of views with the same, any.
     fn row_of(&self, mounts: &[Mount]) -> Result<Option<SnapshotRow>> {
+        if let Some(row) = self.active_of(mounts)?
+            && same(&self.mounts_of(&row)?, mounts)
+        {
+            return Ok(Some(row));
+        }
         for row in self.store.with_index(|index| index.snapshots(Some(&self.namespace)))? {
             if row.kind != SnapshotKind::Committed.to_u8() && same(&self.mounts_of(&row)?, mounts) {
                 return Ok(Some(row));

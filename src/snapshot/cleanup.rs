@@ -6,6 +6,7 @@ use super::model::{SnapshotKind, now};
 use crate::error::{ErrorKind, Result};
 use crate::store::{Change, SnapshotRow, Store};
 use crate::sys::mount;
+use crate::sys::mounts::MountTables;
 use crate::sys::publish::io_error;
 use std::collections::HashSet;
 use std::fs;
@@ -20,8 +21,10 @@ impl Snapshotter {
     pub fn cleanup(&self) -> Result<u64> {
         forget_implied(&self.store)?;
         let scratch = self.store.scratch()?;
+        let mounts = MountTables::read();
         // Nobody can add a snapshot while this transaction lasts, so what has no row now has none.
-        let moved = self.store.with_index(|index| index.write(|change| self.move_unused(change, scratch.path())))?;
+        let moved = |change: &Change<'_>| self.move_unused(change, &mounts, scratch.path());
+        let moved = self.store.with_index(|index| index.write(moved))?;
         drop(scratch);
         Ok(moved)
     }
@@ -32,8 +35,7 @@ impl Snapshotter {
     /// # Errors
     /// `Io`. Mounts that are in use stay.
     pub fn close(self) -> Result<()> {
-        let rows = self.store.with_index(|index| index.snapshots(None))?;
-        let used: HashSet<&String> = rows.iter().flat_map(|row| &row.lowers).collect();
+        let used = self.store.with_index(|index| index.snapshot_lowers())?;
         let dir = self.store.path().join("mounts");
         for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
             let path = found.path();
@@ -49,11 +51,10 @@ impl Snapshotter {
         Ok(())
     }
 
-    fn move_unused(&self, change: &Change<'_>, target: &Path) -> Result<u64> {
+    fn move_unused(&self, change: &Change<'_>, mounts: &MountTables, target: &Path) -> Result<u64> {
         let rows = change.snapshots()?;
         let used: HashSet<&String> = rows.iter().flat_map(|row| &row.lowers).collect();
         let needed: HashSet<u64> = rows.iter().filter(|row| needs_directory(row)).map(|row| row.n).collect();
-        let mounted = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let dir = self.store.path().join("snapshots");
         let mut moved = 0;
         for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
@@ -61,8 +62,7 @@ impl Snapshotter {
             let Some(n) = name.to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
             let path = found.path();
             // A mount that outlives its snapshot keeps its directories.
-            let in_use =
-                used.contains(&format!("snapshots/{n}/fs")) || mounted.contains(&format!("{}/", path.display()));
+            let in_use = used.contains(&format!("snapshots/{n}/fs")) || mounts.mention(&path);
             if needed.contains(&n) || in_use {
                 continue;
             }
@@ -74,7 +74,7 @@ impl Snapshotter {
 }
 
 /// Committed snapshots whose changes are a layer need no directory of their own.
-fn needs_directory(row: &SnapshotRow) -> bool {
+pub(crate) fn needs_directory(row: &SnapshotRow) -> bool {
     row.kind != SnapshotKind::Committed.to_u8() || row.layer.is_none()
 }
 
@@ -84,18 +84,16 @@ const IMPLIED_NANOS: i64 = 300_000_000_000;
 /// Removes committed snapshots that were made for an image's layers and that nothing stands on any more. They are made
 /// again when they are wanted.
 pub(crate) fn forget_implied(store: &Store) -> Result<()> {
-    let rows = store.with_index(|index| index.snapshots(None))?;
     let old = now() - IMPLIED_NANOS;
-    let implied = |row: &&SnapshotRow| row.labels.contains_key(IMPLIED) && row.created < old;
-    if !rows.iter().any(|row| implied(&row)) {
+    // Children have higher numbers, but for rebased ones, which are not implied.
+    let implied = store.with_index(|index| index.snapshots_labelled(IMPLIED, old))?;
+    if implied.is_empty() {
         return Ok(());
     }
-    // Children have higher numbers, but for rebased ones, which are not implied.
     let forget = |change: &Change<'_>| {
-        let mut unused = rows.iter().rev().filter(implied);
-        unused.try_for_each(|row| match change.snapshot_has_children(row.n)? {
+        implied.iter().try_for_each(|&n| match change.snapshot_has_children(n)? {
             true => Ok(()),
-            false => change.remove_snapshot(row.n),
+            false => change.remove_snapshot(n),
         })
     };
     store.with_index(|index| index.write(forget))

@@ -82,19 +82,8 @@ impl Snapshotter {
         // A whole tree tells its changes only against the parent it was prepared on; an upper directory may have marks
         // that mean the parent it goes on.
         let (whole, on) = (active.form == Form::Whole.to_u8(), parent.as_ref().map(|p| p.n));
-        let (layer, held) = match active.layer {
-            Some(layer) => (Some(layer), false),
-            None if options.deferred && (!whole || on == active.parent) => {
-                upper::sync_file_system(&dir)?;
-                (None, false)
-            }
-            None => {
-                let below = if whole { active.parent } else { on };
-                let (layer, new) = self.directory_to_layer(&active, below, options, observer)?;
-                (Some(layer), new)
-            }
-        };
-        let committed = SnapshotRow {
+        let created = now();
+        let committed = |layer: Option<Digest>| SnapshotRow {
             key: name.to_owned(),
             kind: SnapshotKind::Committed.to_u8(),
             parent: on,
@@ -102,13 +91,22 @@ impl Snapshotter {
             lowers: vec![],
             bytes,
             inodes,
-            created: now(),
+            created,
+            updated: created,
             labels: options.labels.clone(),
             ..active.clone()
         };
-        let committed = SnapshotRow { updated: committed.created, ..committed };
-        self.replace(&active, &committed, parent.as_ref(), held)?;
-        Ok(layer)
+        let replace = |change: &Change<'_>, layer| self.replace(change, &active, &committed(layer), parent.as_ref());
+        if active.layer.is_none() && !(options.deferred && (!whole || on == active.parent)) {
+            let below = if whole { active.parent } else { on };
+            let keep = |change: &Change<'_>, layer: &Digest| replace(change, Some(*layer));
+            return self.directory_to_layer(&active, below, options, observer, &keep).map(Some);
+        }
+        if active.layer.is_none() {
+            upper::sync_file_system(&dir)?;
+        }
+        self.store.with_index(|index| index.write(|change| replace(change, active.layer)))?;
+        Ok(active.layer)
     }
 
     pub(super) fn active(&self, key: &str) -> Result<SnapshotRow> {
@@ -134,28 +132,20 @@ impl Snapshotter {
     /// Writes the committed row over the active one, if all is still as it was seen.
     fn replace(
         &self,
+        change: &Change<'_>,
         active: &SnapshotRow,
         committed: &SnapshotRow,
         parent: Option<&SnapshotRow>,
-        held: bool,
     ) -> Result<()> {
-        let replace = |change: &Change<'_>| {
-            let seen = change.snapshot((&active.namespace, &active.key))?;
-            if seen.is_none_or(|seen| (seen.n, seen.kind) != (active.n, active.kind)) {
-                return Err(not_found(&active.key));
-            }
-            if change.snapshot((&committed.namespace, &committed.key))?.is_some() {
-                return Err(taken(&committed.key));
-            }
-            parent.map(|p| self.still_there(change, p)).transpose()?;
-            change.put_snapshot(committed)?;
-            // From here on the snapshot keeps its layer.
-            if let (Some(layer), true) = (&committed.layer, held) {
-                change.hold_layer(layer, false)?;
-            }
-            Ok(())
-        };
-        self.store.with_index(|index| index.write(replace))
+        let seen = change.snapshot((&active.namespace, &active.key))?;
+        if seen.is_none_or(|seen| (seen.n, seen.kind) != (active.n, active.kind)) {
+            return Err(not_found(&active.key));
+        }
+        if change.snapshot((&committed.namespace, &committed.key))?.is_some() {
+            return Err(taken(&committed.key));
+        }
+        parent.map(|p| self.still_there(change, p)).transpose()?;
+        change.put_snapshot(committed).map(drop)
     }
 
     /// Makes a committed snapshot of a layer the store has, on `parent`, without any directory.
@@ -333,20 +323,28 @@ impl Snapshotter {
     /// # Errors
     /// `NotFound` if they are not mounts of an active snapshot of this namespace.
     pub fn key_of(&self, mounts: &[Mount]) -> Result<String> {
-        let unknown = || Error::not_found("these mounts are not of a snapshot");
-        let [mount] = mounts else { return Err(unknown()) };
+        let active = self.active_of(mounts)?;
+        active.map(|row| row.key).ok_or_else(|| Error::not_found("these mounts are not of a snapshot"))
+    }
+
+    /// The active snapshot of this namespace whose own directory these mounts make writable.
+    pub(super) fn active_of(&self, mounts: &[Mount]) -> Result<Option<SnapshotRow>> {
+        let Some(n) = self.number_of(mounts) else { return Ok(None) };
+        let row = self.store.with_index(|index| index.snapshot_numbered(n))?;
+        let active = SnapshotKind::Active.to_u8();
+        Ok(row.filter(|row| row.namespace == self.namespace && row.kind == active))
+    }
+
+    /// The number in the path of the directory that these mounts write to.
+    fn number_of(&self, mounts: &[Mount]) -> Option<u64> {
+        let [mount] = mounts else { return None };
         let upper = mount.options.iter().find_map(|option| option.strip_prefix("upperdir="));
         let writable = mount.options.iter().any(|option| option == "rw");
         let source = (mount.kind == "bind" && writable).then_some(&mount.source[..]);
-        let path = Path::new(upper.or(source).ok_or_else(unknown)?);
-        let below = path.strip_prefix(self.store.path().join("snapshots")).map_err(|_| unknown())?;
-        let n = below.iter().next().and_then(|name| name.to_str()?.parse().ok()).ok_or_else(unknown)?;
-        if self.fs_path(n) != path {
-            return Err(unknown());
-        }
-        let row = self.store.with_index(|index| index.snapshot_numbered(n))?.ok_or_else(unknown)?;
-        let mine = row.namespace == self.namespace && SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active;
-        if mine { Ok(row.key) } else { Err(unknown()) }
+        let path = Path::new(upper.or(source)?);
+        let below = path.strip_prefix(self.store.path().join("snapshots")).ok()?;
+        let n = below.iter().next()?.to_str()?.parse().ok()?;
+        (self.fs_path(n) == path).then_some(n)
     }
 
     /// The layers that a committed snapshot is made of, lowest first; what is only in directories yet is absorbed.

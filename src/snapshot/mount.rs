@@ -1,8 +1,8 @@
 //! Mounts as values: what a runtime mounts itself, or has the library mount.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::sys::mount::{self, FileSystem, PARAMETER};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use crate::sys::mount::{self, FileSystem};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 /// What to mount, as containerd's `mount.Mount`. All paths are absolute.
@@ -37,7 +37,7 @@ impl Mount {
         let target = self.target_below(root);
         match &self.kind[..] {
             "bind" => mount::bind(Path::new(&self.source), self.is_read_only(), &target),
-            "overlay" => self.mount_overlay(&mut Layers::default(), &target),
+            "overlay" => self.mount_overlay(None, &target),
             other => Err(Error::new(ErrorKind::Unsupported, "unknown kind of mount").subject(other)),
         }
     }
@@ -55,7 +55,7 @@ impl Mount {
                 let mapped = mount::id_mapped(Path::new(&self.source), user_namespace)?;
                 mount::attach(&mapped, self.is_read_only(), &target)
             }
-            "overlay" => self.mount_overlay(&mut Layers { map: Some(user_namespace), open: vec![] }, &target),
+            "overlay" => self.mount_overlay(Some(user_namespace), &target),
             other => Err(Error::new(ErrorKind::Unsupported, "unknown kind of mount").subject(other)),
         }
     }
@@ -68,72 +68,33 @@ impl Mount {
         self.options.iter().any(|o| o == "ro")
     }
 
-    fn mount_overlay(&self, layers: &mut Layers<'_>, target: &Path) -> Result<()> {
+    fn mount_overlay(&self, map: Option<BorrowedFd<'_>>, target: &Path) -> Result<()> {
         let overlay = FileSystem::open("overlay")?;
-        let (mut upper, mut work) = (None, None);
-        if layers.map.is_some() && self.options.iter().any(|option| option.starts_with("upperdir=")) {
-            // Whoever mounts would have to be somebody the namespace maps, to make files in the upper directory.
-            return Err(Error::new(ErrorKind::Unsupported, "ids of a writable overlay cannot be mapped"));
-        }
+        let mut read_only = true;
         for option in &self.options {
             match option.split_once('=') {
                 Some(("lowerdir", lowers)) => {
-                    let lowers = split_lowers(lowers);
-                    lowers.iter().try_for_each(|lower| overlay.set("lowerdir+", &layers.path(lower)?))?;
+                    for lower in split_lowers(lowers) {
+                        match map {
+                            None => overlay.set_path("lowerdir+", Path::new(&lower))?,
+                            Some(map) => overlay.set_open("lowerdir+", mount::id_mapped(Path::new(&lower), map)?)?,
+                        }
+                    }
                 }
-                Some(("upperdir", path)) => upper = Some(unescape(path)),
-                Some(("workdir", path)) => work = Some(unescape(path)),
+                Some(("upperdir", _)) if map.is_some() => {
+                    // Whoever mounts would have to be somebody the namespace maps, to make files in it.
+                    return Err(Error::new(ErrorKind::Unsupported, "ids of a writable overlay cannot be mapped"));
+                }
+                Some((key @ ("upperdir" | "workdir"), path)) => {
+                    read_only = false;
+                    overlay.set_path(key, Path::new(&unescape(path)))?;
+                }
                 Some((key, value)) => overlay.set(key, value)?,
                 None if matches!(&option[..], "ro" | "rw") => {}
                 None => overlay.flag(option)?,
             }
         }
-        if let (Some(upper), Some(work)) = (&upper, &work) {
-            let (upper, work) = layers.upper(upper, work)?;
-            overlay.set("upperdir", &upper)?;
-            overlay.set("workdir", &work)?;
-        }
-        overlay.mount(upper.is_none(), target)
-    }
-}
-
-/// The directories of an overlay as it is told them: by their paths or, where those are too long or their ids are
-/// mapped, by way of descriptors that stay open until it is mounted.
-#[derive(Default)]
-struct Layers<'n> {
-    map: Option<BorrowedFd<'n>>,
-    open: Vec<OwnedFd>,
-}
-
-impl Layers<'_> {
-    fn path(&mut self, path: &str) -> Result<String> {
-        if self.map.is_none() && path.len() <= PARAMETER {
-            return Ok(path.to_owned());
-        }
-        let fd = match self.map {
-            Some(namespace) => mount::id_mapped(Path::new(path), namespace)?,
-            None => std::fs::File::open(path).map_err(|e| Error::io(format!("open {path}"), e))?.into(),
-        };
-        let short = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        self.open.push(fd);
-        Ok(short)
-    }
-
-    /// Both, which must be reached through one mount.
-    fn upper(&mut self, upper: &str, work: &str) -> Result<(String, String)> {
-        let both = |upper: &str, work: &str| (upper.to_owned(), work.to_owned());
-        let (up, wp) = (Path::new(upper), Path::new(work));
-        if self.map.is_none() && upper.len().max(work.len()) <= PARAMETER {
-            return Ok(both(upper, work));
-        }
-        let (Some(parent), Some(up), Some(wp)) = (up.parent(), up.file_name(), wp.file_name()) else {
-            return Err(Error::invalid("an upper directory without a parent").subject(upper));
-        };
-        if Path::new(work).parent() != Some(parent) {
-            return Err(Error::new(ErrorKind::Unsupported, "upper and work directory are not beside each other"));
-        }
-        let dir = self.path(&parent.to_string_lossy())?;
-        Ok(both(&format!("{dir}/{}", up.to_string_lossy()), &format!("{dir}/{}", wp.to_string_lossy())))
+        overlay.mount(read_only, target)
     }
 }
 

@@ -19,12 +19,12 @@ use std::path::Path;
 pub(crate) struct FileSystem {
     fd: OwnedFd,
     kind: &'static str,
-    /// What long paths led to, open until it is mounted.
-    held: RefCell<Vec<File>>,
+    /// What parameters lead to, open until it is mounted.
+    held: RefCell<Vec<OwnedFd>>,
 }
 
 /// What the kernel accepts as one parameter (fsconfig(2)): 255 bytes and a NUL.
-pub(crate) const PARAMETER: usize = 255;
+const PARAMETER: usize = 255;
 
 impl FileSystem {
     pub(crate) fn open(kind: &'static str) -> Result<Self> {
@@ -42,9 +42,13 @@ impl FileSystem {
         if text.len() <= PARAMETER {
             return self.set(key, &text);
         }
-        let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        self.set(key, &format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-        self.held.borrow_mut().push(file);
+        self.set_open(key, File::open(path).map_err(|e| io_error("open", path, e))?.into())
+    }
+
+    /// Sets what is open as `fd`, which may have no path.
+    pub(crate) fn set_open(&self, key: &str, fd: OwnedFd) -> Result<()> {
+        self.set(key, &format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        self.held.borrow_mut().push(fd);
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Whose key it is, and the key.
 pub(crate) type SnapshotKey<'a> = (&'a str, &'a str);
@@ -77,8 +77,29 @@ impl Index {
     /// All snapshots of a namespace by number, parents so before children; of all namespaces without one.
     pub(crate) fn snapshots(&self, namespace: Option<&str>) -> Result<Vec<SnapshotRow>> {
         let sql = format!("{SNAPSHOT} WHERE ?1 IS NULL OR namespace = ?1 ORDER BY n");
-        let rows = self.all(&sql, [namespace], row)?;
-        rows.into_iter().map(|s| self.with_labels(s)).collect()
+        let mut rows = self.all(&sql, [namespace], row)?;
+        let sql = "SELECT l.snapshot, l.name, l.value FROM snapshot_labels l JOIN snapshots s ON s.n = l.snapshot \
+                   WHERE ?1 IS NULL OR s.namespace = ?1 ORDER BY l.snapshot";
+        let labels = self.all(sql, [namespace], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?, r.get(2)?)))?;
+        for (n, name, value) in labels {
+            if let Ok(at) = rows.binary_search_by_key(&n, |row| row.n) {
+                rows[at].labels.insert(name, value);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Directories below the store that mounts of snapshots stack.
+    pub(crate) fn snapshot_lowers(&self) -> Result<HashSet<String>> {
+        let rows = self.all("SELECT lowers FROM snapshots", [], |r| r.get::<_, String>(0))?;
+        Ok(rows.iter().flat_map(|lowers| lowers.lines()).map(str::to_owned).collect())
+    }
+
+    /// Numbers of the snapshots with this label that were made before a time, the highest first.
+    pub(crate) fn snapshots_labelled(&self, label: &str, before: i64) -> Result<Vec<u64>> {
+        let sql = "SELECT s.n FROM snapshots s JOIN snapshot_labels l ON l.snapshot = s.n \
+                   WHERE l.name = ?1 AND s.created < ?2 ORDER BY s.n DESC";
+        self.all(sql, params![label, before], |r| r.get::<_, i64>(0).map(|n| n as u64))
     }
 
     fn with_labels(&self, mut snapshot: SnapshotRow) -> Result<SnapshotRow> {

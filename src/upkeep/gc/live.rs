@@ -1,6 +1,7 @@
 //! What the roots keep.
 
 use crate::digest::Digest;
+use crate::snapshot::needs_directory;
 use crate::store::{LeaseRef, Roots, SnapshotRow, chain_ids, now};
 use std::collections::{HashMap, HashSet};
 
@@ -57,12 +58,6 @@ impl Live {
     pub(super) fn keeps_snapshot(&self, n: u64) -> bool {
         self.snapshots.contains(&n) || self.lowers.contains(&format!("snapshots/{n}/fs"))
     }
-}
-
-/// Committed snapshots whose changes are a layer need no directory.
-fn needs_directory(snapshot: &SnapshotRow) -> bool {
-    const COMMITTED: u8 = 3;
-    snapshot.kind != COMMITTED || snapshot.layer.is_none()
 }
 
 /// The chain ids of all snapshots that are layers down to the ground.
