@@ -8,29 +8,26 @@
 //! - those directories copied by `cp -a`;
 //! - the whole tree in one directory.
 
+mod support;
+
 use layerstore::internals::layer_directories;
-use layerstore::{Detected, Digest, ExtractOptions, ImageSource, ImportOptions, Limits, Selector, Store, detect};
+use layerstore::{Digest, ExtractOptions, ImageSource, ImportOptions, Selector, Store};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-
-const ROUNDS: usize = 5;
+use support::{ROUNDS, source};
 
 fn main() {
-    let Some(layouts) = std::env::var_os("LAYERSTORE_BENCH_IMAGES") else {
-        println!("skipped: LAYERSTORE_BENCH_IMAGES names no OCI layouts");
-        return;
-    };
-    let base = std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let Some((layouts, base)) = support::images() else { return };
     println!("{ROUNDS} rounds, medians, seconds");
     println!("image            files   MB  bsdtar  lowers  ratio  cp -a  ratio  whole tree");
-    for layout in std::env::split_paths(&layouts) {
+    for layout in layouts {
         measure(&layout, &base);
     }
 }
 
 fn measure(layout: &Path, base: &Path) {
-    let source = open(layout);
+    let source = source(layout);
     let dir = tempfile::tempdir_in(base).expect("a directory");
     let store = Store::open(dir.path().join("store")).expect("a new store");
     let import = store.import_image(&source, &Selector::default(), None, &ImportOptions::default(), &());
@@ -72,13 +69,6 @@ fn measure(layout: &Path, base: &Path) {
         median(&|r| r[1] / r[2]),
         median(&|r| r[3]),
     );
-}
-
-fn open(layout: &Path) -> ImageSource {
-    match detect(layout, &std::env::temp_dir(), &Limits::default()).expect("a readable layout") {
-        Detected::Image(source) => source,
-        _ => panic!("{} holds no image", layout.display()),
-    }
 }
 
 fn blobs(layout: &Path, source: &ImageSource) -> Vec<PathBuf> {

@@ -5,33 +5,29 @@
 //! with the same library, on one thread, reading the same files. Each round does all of it in turn; medians are
 //! printed.
 
+mod support;
+
 use flate2::read::MultiGzDecoder;
-use layerstore::{Detected, ImageSource, ImportOptions, Limits, Selector, Store, detect};
+use layerstore::{ImageSource, ImportOptions, Selector, Store};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-const ROUNDS: usize = 5;
+use std::path::Path;
+use support::{ROUNDS, source, timed};
 
 fn main() {
-    let Some(layouts) = std::env::var_os("LAYERSTORE_BENCH_IMAGES") else {
-        println!("skipped: LAYERSTORE_BENCH_IMAGES names no OCI layouts");
-        return;
-    };
-    let base = std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let Some((layouts, base)) = support::images() else { return };
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     println!("{threads} threads, {ROUNDS} rounds, medians");
     println!("image            tar MB  inflate s  import s  ratio  stored MB  export MB/s  again s");
-    for layout in std::env::split_paths(&layouts) {
+    for layout in layouts {
         measure(&layout, &base, threads);
     }
     println!("peak memory of this process: {} MB", peak_rss() / 1000);
 }
 
 fn measure(layout: &Path, base: &Path, threads: NonZeroUsize) {
-    let source = open(layout);
+    let source = source(layout);
     let mut rounds: Vec<[f64; 4]> = Vec::new();
     let (mut tar, mut stored) = (0, 0);
     for _ in 0..ROUNDS {
@@ -69,19 +65,6 @@ fn measure(layout: &Path, base: &Path, threads: NonZeroUsize) {
         tar / of(2),
         of(3)
     );
-}
-
-fn open(layout: &Path) -> ImageSource {
-    match detect(layout, &std::env::temp_dir(), &Limits::default()).expect("a readable layout") {
-        Detected::Image(source) => source,
-        _ => panic!("{} holds no image", layout.display()),
-    }
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
-    let start = Instant::now();
-    let out = work();
-    (start.elapsed().as_secs_f64(), out)
 }
 
 fn inflate(source: &ImageSource) {

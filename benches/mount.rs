@@ -8,30 +8,26 @@
 //! - listing the mounted root (`find`), against overlay over extracted layers;
 //! - reading every file once, cold, against the same in one extracted tree.
 
+mod support;
+
 use layerstore::{
-    Compress, Detected, DriverKind, ExtractOptions, ImageInfo, ImportOptions, Labels, Limits, Selector, Snapshotter,
-    SnapshotterOptions, Store, detect,
+    Compress, DriverKind, ExtractOptions, ImageInfo, ImportOptions, Labels, Selector, Snapshotter, SnapshotterOptions,
+    Store,
 };
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
-
-const ROUNDS: usize = 5;
+use support::{ROUNDS, source, timed};
 
 fn main() {
-    let Some(layouts) = std::env::var_os("LAYERSTORE_BENCH_IMAGES") else {
-        println!("skipped: LAYERSTORE_BENCH_IMAGES names no OCI layouts");
-        return;
-    };
-    let base = std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let Some((layouts, base)) = support::images() else { return };
     println!("{ROUNDS} rounds, medians; import and reading in seconds, the rest in milliseconds");
     println!(
         "image    chunks  import    tar MB  image MB   ratio  first root   mount    find  overlay   ratio    cold  extracted   ratio"
     );
-    for layout in std::env::split_paths(&layouts) {
+    for layout in layouts {
         for (name, compress) in [("zstd", Compress::default()), ("raw", Compress::Raw)] {
             measure(&layout, &base, name, compress);
         }
@@ -93,8 +89,7 @@ fn open(store: &Arc<Store>, driver: DriverKind) -> Snapshotter {
 }
 
 fn import(store: &Store, layout: &Path, compress: Compress) -> ImageInfo {
-    let detected = detect(layout, &std::env::temp_dir(), &Limits::default()).expect("a readable layout");
-    let Detected::Image(source) = detected else { panic!("{} holds no image", layout.display()) };
+    let source = source(layout);
     let options = ImportOptions::default().compress(compress);
     store.import_image(&source, &Selector::default(), Some("i"), &options, &()).expect("a sound image");
     store.image("i").expect("the image")
@@ -132,12 +127,6 @@ fn read_all(dir: &Path, buffer: &mut [u8]) {
             while file.read(buffer).expect("its content") > 0 {}
         }
     }
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
-    let start = Instant::now();
-    let out = work();
-    (start.elapsed().as_secs_f64(), out)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -41,11 +41,7 @@ impl Place {
 
     /// Mounts, runs `work` inside, unmounts.
     fn inside<T>(&self, mounts: &[Mount], work: impl FnOnce(&Path) -> T) -> T {
-        let target = tempfile::tempdir_in(self.dir.path()).expect("a directory");
-        layerstore::mount_all(mounts, target.path()).expect("mounts");
-        let out = work(target.path());
-        layerstore::unmount(target.path()).expect("unmounts");
-        out
+        support::inside(self.dir.path(), mounts, work)
     }
 
     /// Writes a snapshot `name` in an overlay with these options and commits it. Checks that its layer gives what the

@@ -34,10 +34,7 @@ fn mounted(store: &Arc<Store>, dir: &Path, driver: DriverKind) -> Listing {
     let image = store.image("image").expect("the image");
     let top = snapshots.commit_image(&image, &()).expect("commits");
     let mounts = snapshots.view("view", top.as_deref(), &Labels::new(), &()).expect("views");
-    let target = tempfile::tempdir_in(dir).expect("a directory");
-    layerstore::mount_all(&mounts, target.path()).expect("mounts");
-    let listing = list(target.path());
-    layerstore::unmount(target.path()).expect("unmounts");
+    let listing = support::inside(dir, &mounts, list);
     snapshots.remove("view").expect("removes");
     snapshots.cleanup().expect("cleans");
     listing

@@ -150,13 +150,6 @@ impl Recording {
         let mounted = Mounted::mount(self.kind, &path, &self.dir.path().join("mounted"))?;
         check(&mounted.store(), &self.expected(cut.at))
     }
-
-    /// The first cut at a flush that loses something, if there is one.
-    #[allow(dead_code, reason = "for a look by hand at what a control loses")]
-    pub(crate) fn first_loss(&self) -> Option<String> {
-        // The last are the likeliest.
-        self.at_flushes().iter().rev().find_map(|cut| self.verify(cut).err())
-    }
 }
 
 fn cut_power(kind: Kind, cuts: u64) {

@@ -179,3 +179,12 @@ pub(crate) fn test_images(test: &str) -> Vec<PathBuf> {
     assert!(!found.is_empty(), "no OCI layout in {}", dir.display());
     found
 }
+
+/// Mounts on a directory below `dir`, runs `work` inside, unmounts.
+pub(crate) fn inside<T>(dir: &Path, mounts: &[layerstore::Mount], work: impl FnOnce(&Path) -> T) -> T {
+    let target = tempfile::tempdir_in(dir).expect("a directory");
+    layerstore::mount_all(mounts, target.path()).expect("mounts");
+    let out = work(target.path());
+    layerstore::unmount(target.path()).expect("unmounts");
+    out
+}

@@ -1,27 +1,11 @@
 //! Images in and out, over the layout that the demonstration makes.
 
-use crate::support::{Place, noise};
+use crate::support::with_layout;
 use std::fs;
-use std::path::PathBuf;
-
-/// A place with a layout of `demo:1` and `demo:2`.
-fn with_layout() -> (Place, String) {
-    let place = Place::new();
-    let from = place.path("files");
-    fs::create_dir_all(from.join("sub")).expect("made");
-    for i in 0..30 {
-        let content = noise(5_000 * (i + 1)).split_off(i);
-        fs::write(from.join(format!("sub/{i:02}")), content).expect("written");
-    }
-    place.ok(&["demo", "--from", "files", "--dir", "made", "--keep", "--quiet"]);
-    let kept: Vec<PathBuf> = fs::read_dir(place.path("made")).expect("kept").flatten().map(|f| f.path()).collect();
-    let layout = kept[0].join("layout").to_str().expect("text").to_owned();
-    (place, layout)
-}
 
 #[test]
 fn an_image_goes_in_and_comes_out() {
-    let (place, layout) = with_layout();
+    let (place, layout) = with_layout(&[]);
     let import = &place.json(&["import", &layout, "--ref", "demo:2", "--name", "app:2", "--keep-blobs"])[0];
     assert_eq!((import["name"].as_str(), import["layers"].as_array().map(Vec::len)), (Some("app:2"), Some(2)));
     let images = place.json(&["images"]);
@@ -40,7 +24,7 @@ fn an_image_goes_in_and_comes_out() {
 
 #[test]
 fn an_image_is_one_tree() {
-    let (place, layout) = with_layout();
+    let (place, layout) = with_layout(&[]);
     place.ok(&["import", &layout, "--ref", "demo:1"]);
     let tree = place.text(&["ls", "demo:1"]);
     let mut sorted: Vec<_> = tree.lines().collect();
@@ -58,7 +42,7 @@ fn an_image_is_one_tree() {
 
 #[test]
 fn one_of_several_images_must_be_chosen_and_may_be_expected() {
-    let (place, layout) = with_layout();
+    let (place, layout) = with_layout(&[]);
     let (code, error) = place.fails(&["import", &layout]);
     assert!(code == 5 && error["hint"].as_str().is_some_and(|h| h.contains("--ref")), "{error}");
     assert_eq!(place.fails(&["import", &layout, "--ref", "demo:3"]).0, 3);
@@ -71,7 +55,7 @@ fn one_of_several_images_must_be_chosen_and_may_be_expected() {
 
 #[test]
 fn rm_removes_all_or_nothing() {
-    let (place, layout) = with_layout();
+    let (place, layout) = with_layout(&[]);
     for name in ["demo:1", "demo:2"] {
         place.ok(&["import", &layout, "--ref", name]);
     }

@@ -1,22 +1,12 @@
 //! Images mounted, changed and committed. Mounts need root, and are made in a mount namespace of the test's own.
 
-use crate::support::{Place, file, header, noise};
+use crate::support::{Place, file, header, with_layout};
 use std::fs;
 use std::process::Command;
 
 /// A place with an image `app:1` made of two files.
 fn with_image() -> Place {
-    let place = Place::new();
-    let from = place.path("files");
-    fs::create_dir_all(from.join("sub")).expect("made");
-    for i in 0..30 {
-        fs::write(from.join(format!("sub/{i:02}")), noise(5_000 * (i + 1))).expect("written");
-    }
-    fs::write(from.join("sub/one"), "one\n").expect("written");
-    fs::write(from.join("sub/to-go"), "gone\n").expect("written");
-    place.ok(&["demo", "--from", "files", "--dir", "made", "--keep", "--quiet"]);
-    let kept = fs::read_dir(place.path("made")).expect("kept").flatten().next().expect("a directory").path();
-    let layout = kept.join("layout").to_str().expect("text").to_owned();
+    let (place, layout) = with_layout(&[("one", "one\n"), ("to-go", "gone\n")]);
     place.ok(&["import", &layout, "--ref", "demo:1", "--name", "app:1", "--quiet"]);
     place
 }

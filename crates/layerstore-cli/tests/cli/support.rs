@@ -109,3 +109,21 @@ pub(crate) fn small() -> Vec<u8> {
     tar.append_link(&mut header(tar::EntryType::Link, 0o644), "etc/same", "etc/motd").expect("appended");
     tar.into_inner().expect("a tar")
 }
+
+/// A place with a layout of `demo:1` and `demo:2`, made of thirty files and those given, all in one directory.
+pub(crate) fn with_layout(more: &[(&str, &str)]) -> (Place, String) {
+    let place = Place::new();
+    let from = place.path("files/sub");
+    std::fs::create_dir_all(&from).expect("made");
+    for i in 0..30 {
+        let content = noise(5_000 * (i + 1)).split_off(i);
+        std::fs::write(from.join(format!("{i:02}")), content).expect("written");
+    }
+    for (name, content) in more {
+        std::fs::write(from.join(name), content).expect("written");
+    }
+    place.ok(&["demo", "--from", "files", "--dir", "made", "--keep", "--quiet"]);
+    let kept = std::fs::read_dir(place.path("made")).expect("kept").flatten().next().expect("a directory").path();
+    let layout = kept.join("layout").to_str().expect("text").to_owned();
+    (place, layout)
+}
