@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 /// Keeps layers and images from gc. Dropped, it lets go of them.
 ///
 /// ```
-/// # let dir = tempfile::tempdir()?;
+/// # let dir = tempfile::tempdir().expect("a temporary directory");
 /// # let store = layerstore::Store::open(dir.path().join("store"))?;
 /// # let tar = [0; 1024];
 /// # let (layer, _) = store.import_layer(&tar[..], &Default::default(), &())?;
