@@ -52,11 +52,7 @@ fn measure(layout: &Path, base: &Path) {
         remove(&at("whole"));
         rounds.push([bsdtar, lowers, copy, whole]);
     }
-    let median = |of: &dyn Fn(&[f64; 4]) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let median = |of: &dyn Fn(&[f64; 4]) -> f64| support::median(rounds.iter().map(of).collect());
     let name = layout.file_name().unwrap_or_default().to_string_lossy().into_owned();
     println!(
         "{name:15} {:6} {:4.0} {:7.2} {:7.2} {:6.2} {:6.2} {:6.2} {:11.2}",

@@ -49,11 +49,7 @@ fn measure(layout: &Path, base: &Path, threads: NonZeroUsize) {
         });
         rounds.push([inflate, first, export.0, again]);
     }
-    let median = |of: &dyn Fn(&[f64; 4]) -> f64| {
-        let mut values: Vec<f64> = rounds.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
+    let median = |of: &dyn Fn(&[f64; 4]) -> f64| support::median(rounds.iter().map(of).collect());
     let of = |column: usize| median(&move |r| r[column]);
     let ratio = median(&|r| r[1] / r[0]);
     let name = layout.file_name().unwrap_or_default().to_string_lossy().into_owned();

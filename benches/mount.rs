@@ -19,7 +19,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use support::{ROUNDS, source, timed};
+use support::{ROUNDS, median, source, timed};
 
 fn main() {
     let Some((layouts, base)) = support::images() else { return };
@@ -127,9 +127,4 @@ fn read_all(dir: &Path, buffer: &mut [u8]) {
             while file.read(buffer).expect("its content") > 0 {}
         }
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

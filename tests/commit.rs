@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use support::listing::{differences, list};
-use support::{disk_dir, export, namespaced, noise, words};
+use support::{Random, disk_dir, export, namespaced, noise, words};
 
 /// All that a kernel can be told to note instead of copying.
 const NOTES: &[&str] = &["redirect_dir=on", "metacopy=on"];
@@ -239,6 +239,50 @@ fn changes(root: &Path) {
 fn shell(root: &Path, command: &str) {
     let status = Command::new("sh").args(["-ec", command]).current_dir(root).status().expect("sh runs");
     assert!(status.success(), "{command}");
+}
+
+/// Random work in random overlays, layer upon layer: `step` compares each with what was seen and with a whole copy.
+#[test]
+fn random_changes_become_layers() {
+    if !namespaced("random_changes_become_layers") {
+        return;
+    }
+    let mut random = Random::new("changes");
+    let mut made = 0;
+    for _ in 0..6 {
+        let place = Place::new();
+        let mut parent: Option<String> = None;
+        for depth in 0..5 {
+            let name = depth.to_string();
+            let notes = [&[][..], NOTES, &NOTES[..1], &NOTES[1..]][random.below(4)];
+            place.step(&name, parent.as_deref(), notes, |root| {
+                (0..40 + random.below(40)).for_each(|_| made += usize::from(random_change(root, &mut random)));
+            });
+            parent = Some(name);
+        }
+    }
+    assert!(made > 400, "{made} changes were made");
+}
+
+/// One change of what is in `root`; whether it could be made.
+fn random_change(root: &Path, random: &mut Random) -> bool {
+    let path = root.join(random.path());
+    let other = root.join(random.path());
+    match random.below(13) {
+        0 | 1 => fs::create_dir_all(&path).is_ok(),
+        2 => fs::write(&path, words(random.below(9) as u64, random.below(3) * 40_000)).is_ok(),
+        3 => fs::write(&path, noise(random.below(2) as u64, 70_000)).is_ok(),
+        4 => File::options().write(true).open(&path).and_then(|f| f.write_all_at(b"in place", 1000)).is_ok(),
+        5 => fs::remove_file(&path).is_ok(),
+        6 => fs::remove_dir_all(&path).is_ok(),
+        7 => fs::rename(&path, &other).is_ok(),
+        // As `mv` does where a directory of a lower layer cannot be renamed.
+        8 => Command::new("mv").args(["-T"]).args([&path, &other]).output().is_ok_and(|out| out.status.success()),
+        9 => fs::hard_link(&path, &other).is_ok(),
+        10 => symlink(random.of(&["a", "../b", "/c/a"]), &path).is_ok(),
+        11 => !path.is_symlink() && fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).is_ok(),
+        _ => setxattr(&path, "user.note", &[b'0' + random.below(3) as u8], XattrFlags::empty()).is_ok(),
+    }
 }
 
 /// What was opened for writing, touched back or copied up is no change.

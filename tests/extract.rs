@@ -5,8 +5,8 @@
 mod support;
 
 use layerstore::{
-    DriverKind, EntryKind, ErrorKind, Event, ExtractOptions, IdMap, Labels, Lost, Observer, Snapshotter,
-    SnapshotterOptions, Store,
+    CreateOptions, Digest, DriverKind, EntryKind, ErrorKind, Event, ExtractOptions, IdMap, Labels, Lost, Observer,
+    Snapshotter, SnapshotterOptions, Store,
 };
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use support::layers::{Layer, assert_same, everything, expected};
 use support::listing::{differences, list};
-use support::{namespaced, noise, store, words};
+use support::{Random, namespaced, noise, store, words};
 
 fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -237,75 +237,23 @@ fn ids_are_mapped() {
     assert_eq!(fs::metadata(dir.path().join("t/lost")).expect("there").mode() & 0o7777, 0o755);
 }
 
-/// A stream of small numbers.
-struct Random(blake3::OutputReader);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        let mut bytes = [0; 4];
-        self.0.fill(&mut bytes);
-        u32::from_le_bytes(bytes) as usize % n
-    }
-
-    fn of<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len())]
-    }
-
-    fn path(&mut self) -> String {
-        (0..=self.below(3)).map(|_| self.of(&["a", "b", "c"])).collect::<Vec<_>>().join("/")
-    }
-
-    /// A layer over a few names, so that they collide with those of other layers.
-    fn layer(&mut self) -> Layer {
-        let mut layer = Layer::new();
-        for _ in 0..self.below(9) {
-            let path = self.path();
-            let (dir, name) = path.rsplit_once('/').unwrap_or(("", &path));
-            let in_dir = |name: String| if dir.is_empty() { name } else { format!("{dir}/{name}") };
-            match self.below(12) {
-                0..3 => drop(layer.file(&path, &words(self.below(3) as u64, 10 + self.below(2) * 100_000))),
-                3..6 => drop(layer.dir(&path, [0o755, 0o700][self.below(2)])),
-                6 => drop(layer.symlink(&path, self.of(&["a", "../b", "/c", "b/a"]))),
-                7 => {
-                    let target = self.path();
-                    if target != path {
-                        layer.hardlink(&path, &target);
-                    }
-                }
-                8 => drop(layer.entry(&path, EntryKind::CharDevice { major: 1, minor: 3 }, |_| (), &[])),
-                9 | 10 => drop(layer.file(&in_dir(format!(".wh.{name}")), b"")),
-                _ => drop(layer.file(&in_dir(".wh..wh..opq".into()), b"")),
-            }
-        }
-        layer
-    }
-}
-
-/// Random stacks, each mounted by overlayfs from extracted layers, and extracted as a whole.
+/// Random stacks, as every driver shows them and extracted as a whole; and merged into fewer layers.
 #[test]
-fn stacked_and_whole_trees_are_the_layers() {
-    let name = "stacked_and_whole_trees_are_the_layers";
+fn random_stacks_are_the_same_however_they_are_had() {
+    let name = "random_stacks_are_the_same_however_they_are_had";
     if !namespaced(name) {
         return;
     }
     let disk = support::disk_dir();
     let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
-    let options = SnapshotterOptions::default().driver(DriverKind::Overlay);
-    let snapshots = Snapshotter::open(store.clone(), &options).expect("overlayfs");
-    let mut random = Random(blake3::Hasher::new().update(b"stacks").finalize_xof());
+    let drivers = [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy].map(|driver| {
+        let options = SnapshotterOptions::default().driver(driver).namespace(driver.as_str());
+        Snapshotter::open(store.clone(), &options).expect("the driver works here")
+    });
+    let mut random = Random::new("stacks");
     let (mut stacks, mut names) = (0, 0);
     for stack in 0..120 {
-        let mut layers = Vec::new();
-        for _ in 0..=random.below(4) {
-            let mut layer = random.layer();
-            let tar = layer.tar();
-            // Some cannot be: a hard link to itself is refused at import, one to nothing when layers are composed.
-            let Ok((imported, _)) = store.import_layer(&tar[..], &Default::default(), &()) else { continue };
-            layers.push(imported.diff_id);
-            if store.root(&layers).is_err() {
-                layers.pop();
-            }
-        }
+        let layers = random_stack(&store, &mut random);
         if layers.is_empty() {
             continue;
         }
@@ -314,23 +262,43 @@ fn stacked_and_whole_trees_are_the_layers() {
         store.extract(&layers, &whole, &ExtractOptions::default().strict(true).sync(false), &()).expect("extracts");
         assert_same(&want, &list(&whole));
         fs::remove_dir_all(&whole).expect("ours");
-        let mut parent: Option<String> = None;
-        for (depth, layer) in layers.iter().enumerate() {
-            let key = format!("{stack}-{depth}");
-            snapshots.commit_layer(&key, parent.as_deref(), layer, &Labels::new()).expect("commits");
-            parent = Some(key);
+        for snapshots in &drivers {
+            let mut parent: Option<String> = None;
+            for (depth, layer) in layers.iter().enumerate() {
+                let key = format!("{stack}-{depth}");
+                snapshots.commit_layer(&key, parent.as_deref(), layer, &Labels::new()).expect("commits");
+                parent = Some(key);
+            }
+            let mounts = snapshots.view("view", parent.as_deref(), &Labels::new(), &()).expect("views");
+            let found = differences(&want, &support::inside(disk.path(), &mounts, list));
+            let driver = snapshots.driver();
+            assert!(found.is_empty(), "{driver:?}: stack {stack} {layers:?}\n{}", found.join("\n"));
+            snapshots.remove("view").expect("removes");
         }
-        let mounts = snapshots.view(&format!("{stack}"), parent.as_deref(), &Labels::new(), &()).expect("views");
-        let target = disk.path().join("mounted");
-        fs::create_dir_all(&target).expect("fresh");
-        layerstore::mount_all(&mounts, &target).expect("mounts");
-        let got = list(&target);
-        layerstore::unmount(&target).expect("unmounts");
-        let found = differences(&want, &got);
-        assert!(found.is_empty(), "stack {stack} {layers:?}\n{}", found.join("\n"));
+        // Merged from some layer on, and squashed.
+        for base in [layers.len() / 2, 0] {
+            let changes = store.diff(&layers[..base], &layers, &CreateOptions::default(), &()).expect("a diff");
+            let merged = store.create_layer(&changes, &CreateOptions::default(), &()).expect("a layer").0.diff_id;
+            let fewer = [&layers[..base], &[merged]].concat();
+            assert_same(&want, &expected(&store, &fewer));
+        }
         (stacks, names) = (stacks + 1, names + want.len());
     }
     assert!(stacks > 80 && names > 400, "{stacks} stacks, {names} names");
+}
+
+/// Layers that can be composed. Some cannot be: a hard link to itself is refused at import, one to nothing here.
+fn random_stack(store: &Store, random: &mut Random) -> Vec<Digest> {
+    let mut layers = Vec::new();
+    for _ in 0..=random.below(4) {
+        let tar = Layer::random(random).tar();
+        let Ok((imported, _)) = store.import_layer(&tar[..], &Default::default(), &()) else { continue };
+        layers.push(imported.diff_id);
+        if store.root(&layers).is_err() {
+            layers.pop();
+        }
+    }
+    layers
 }
 
 /// Where nobody may set `trusted.*`, marks are `user.overlay.*`.

@@ -3,8 +3,8 @@
 mod support;
 
 use layerstore::{
-    Detected, Digest, Event, ExportOptions, ExportTarget, ImageImport, ImageSource, ImportOptions, Limits, Observer,
-    Selector, Store, detect,
+    AppendOptions, Detected, Digest, Event, ExportOptions, ExportTarget, ImageImport, ImageSource, ImportOptions,
+    Limits, Observer, Selector, Store, detect,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use support::layers::Layer;
 use support::{assert_empty, assert_refusal, content_files, noise, store, words};
 use tempfile::TempDir;
 
@@ -252,6 +253,64 @@ fn skopeo_takes_what_is_exported() {
         fs::remove_dir_all(&copy).expect("the copy");
     }
     skopeo(&["inspect", &format!("docker-archive:{}", archive.display())]);
+}
+
+/// An image with a layer on top is one to skopeo, umoci and podman: they check digests, sizes and diff_ids, and podman
+/// makes its root.
+#[test]
+fn others_take_an_image_with_one_more_layer() {
+    let Some(image) = Image::build() else { return };
+    if !have("skopeo") {
+        return;
+    }
+    let (_dir, store) = store();
+    import(&store, &image.source(), false);
+    let before = store.image("test").expect("the image");
+    let layer = Layer::new().file("etc/appended", b"appended").file("etc/.wh.hard", b"").put(&store);
+    let options = AppendOptions::default().created(Some(1_700_000_000)).created_by("a test");
+    let after = store.append_layer(&before, "more", &layer, &options).expect("appends");
+    let layout = image.beside("more");
+    let target = ExportTarget::Layout(layout.clone());
+    store.export_image(&after, &target, &ExportOptions::default().reference("latest"), &()).expect("an export");
+
+    let config: serde_json::Value =
+        serde_json::from_str(&skopeo(&["inspect", "--config", &at("oci:", &layout)])).expect("JSON");
+    assert_eq!(config["rootfs"]["diff_ids"].as_array().map(Vec::len), Some(6));
+    assert_eq!(config["rootfs"]["diff_ids"][5], layer.to_string());
+    let history = config["history"].as_array().expect("a list");
+    assert_eq!(history.last().map(|h| &h["created_by"]), Some(&"a test".into()));
+    skopeo(&["copy", &at("oci:", &layout), &format!("docker-archive:{}", image.beside("d.tar").display())]);
+    let (mut old, new) =
+        (unpacked(&image.layout, &image.beside("bundle-old")), unpacked(&layout, &image.beside("bundle-new")));
+    old.remove(Path::new("etc/hard")).expect("removed by the layer");
+    let (appended, linked) = (Path::new("etc/appended"), Path::new("etc/f1"));
+    assert!(new.contains_key(appended) && !new.contains_key(Path::new("etc/hard")));
+    let rest = |tree: Listing| -> Listing { tree.into_iter().filter(|(p, _)| p != appended && p != linked).collect() };
+    assert!(rest(old) == rest(new), "umoci unpacks something else besides");
+
+    if !is_root() || !have("podman") {
+        return println!("skipped: podman: needs root and podman");
+    }
+    let storage = |name: &str| image.beside(name).to_str().expect("text").to_owned();
+    let (graph, run_root) = (storage("graph"), storage("run"));
+    let podman = |args: &[&str]| {
+        let own = ["--root", &graph, "--runroot", &run_root, "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"];
+        run("podman", &[&own, args].concat())
+    };
+    let archive = image.beside("more.tar");
+    let options = ExportOptions::default().reference("localhost/more:1");
+    store.export_image(&after, &ExportTarget::Archive(archive.clone()), &options, &()).expect("an export");
+    podman(&["load", "--quiet", "--signature-policy", &policy(&image), "--input", archive.to_str().expect("text")]);
+    let root = podman(&["image", "mount", "localhost/more:1"]);
+    assert_eq!(fs::read(Path::new(root.trim()).join("etc/appended")).expect("there"), b"appended");
+    podman(&["image", "unmount", "localhost/more:1"]);
+}
+
+/// A policy for podman that takes images without signatures.
+fn policy(image: &Image) -> String {
+    let path = image.beside("policy.json");
+    fs::write(&path, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).expect("a file");
+    path.to_str().expect("text").to_owned()
 }
 
 #[test]

@@ -250,6 +250,26 @@ fn infos_labels_and_times() {
 }
 
 /// Prepared without a parent, committed on one: containerd's parallel unpacking.
+/// Labels that others set meanwhile stay.
+#[test]
+fn updates_at_one_time_all_count() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path(), DriverKind::Copy, "n").prepare("k", None, &Labels::new(), &()).expect("prepares");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let snapshots = open(dir.path(), DriverKind::Copy, "n");
+            scope.spawn(move || {
+                for n in 0..25 {
+                    let name = format!("{thread}.{n}");
+                    let field = format!("labels.{name}");
+                    snapshots.update("k", &Labels::from([(name, "x".to_owned())]), &[&field]).expect("updates");
+                }
+            });
+        }
+    });
+    assert_eq!(open(dir.path(), DriverKind::Copy, "n").stat("k").expect("is there").labels.len(), 100);
+}
+
 #[test]
 fn rebase_on_commit() {
     if !namespaced("rebase_on_commit") {

@@ -15,8 +15,18 @@ pub(crate) fn images() -> Option<(Vec<PathBuf>, PathBuf)> {
         println!("skipped: LAYERSTORE_BENCH_IMAGES names no OCI layouts");
         return None;
     };
-    let base = std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    Some((std::env::split_paths(&layouts).collect(), base))
+    Some((std::env::split_paths(&layouts).collect(), base()))
+}
+
+/// The directory to work below.
+pub(crate) fn base() -> PathBuf {
+    std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
+}
+
+/// The middle one of some values.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// The image of a layout.

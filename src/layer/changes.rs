@@ -114,7 +114,12 @@ impl Changes {
 
 impl Store {
     /// What turns the root of the layers `lower` into that of the layers `upper`, each lowest first; either may be
-    /// empty. Contents are read only where their places do not tell whether they are equal.
+    /// empty. Contents are read only where their places do not tell whether they are equal, and layers that both begin
+    /// with are composed once.
+    ///
+    /// Two special cases have names of their own. Layers are *squashed*, into one that gives their root by itself, by
+    /// `diff(&[], layers)`; and *merged*, into one that does over `base` what they do one after the other, by
+    /// `diff(base, &[base, layers].concat())`.
     ///
     /// # Errors
     /// As [`root`](Self::root).
@@ -125,8 +130,11 @@ impl Store {
         options: &CreateOptions,
         observer: &dyn Observer,
     ) -> Result<Changes> {
-        let lower = self.source_tree(lower)?;
-        Changes::between(self, &lower, self.source_tree(upper)?, options, observer)
+        let shared = lower.iter().zip(upper).take_while(|(a, b)| a == b).count();
+        let both = self.tree(&lower[..shared])?;
+        let upper = self.tree_on(both.clone(), &upper[shared..])?.map(Source::Stored);
+        let lower = self.tree_on(both, &lower[shared..])?.map(Source::Stored);
+        Changes::between(self, &lower, upper, options, observer)
     }
 
     /// The tree of layers, its contents as sources.

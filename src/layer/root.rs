@@ -31,7 +31,11 @@ impl Store {
 
     /// The tree behind [`root`](Self::root).
     pub(crate) fn tree(&self, layers: &[Digest]) -> Result<Tree<Content>> {
-        let mut tree = Tree::new();
+        self.tree_on(Tree::new(), layers)
+    }
+
+    /// `tree` with layers applied to it, lowest first.
+    pub(super) fn tree_on(&self, mut tree: Tree<Content>, layers: &[Digest]) -> Result<Tree<Content>> {
         for diff_id in layers {
             let changes = self.layer(diff_id)?.changes()?;
             tree = tree.apply(changes).map_err(|e| e.subject(format!("layer {diff_id}")))?;

@@ -81,7 +81,7 @@ impl Snapshotter {
         let (dir, create) = (self.fs_path(row.n), CreateOptions::default().epoch(options.epoch));
         let upper = |marks| {
             let upper = UpperDir { path: &dir, marks };
-            upper_changes(&self.store, &below, &[], upper, &create, observer)
+            upper_changes(&self.store, &below, upper, &create, observer)
         };
         let changes = match Form::from_u8(row.form)? {
             Form::Upper => upper(Marks::Trusted),

@@ -22,20 +22,15 @@ pub(crate) struct UpperDir<'a> {
     pub(crate) marks: Marks,
 }
 
-/// The changes that an overlay of `upper` over layers and, above them, `adopted` directories shows, lowest first.
+/// The changes that an overlay of `upper` over layers, lowest first, shows.
 pub(crate) fn upper_changes(
     store: &Store,
     layers: &[Digest],
-    adopted: &[UpperDir<'_>],
     upper: UpperDir<'_>,
     options: &CreateOptions,
     observer: &dyn Observer,
 ) -> Result<Changes> {
-    let mut below = store.source_tree(layers)?;
-    for dir in adopted {
-        // What is left out of these was, or will be, reported when they become layers.
-        below = merge(&below, scan(dir.path, options.threads, observer)?, dir.marks, &())?;
-    }
+    let below = store.source_tree(layers)?;
     let upper = merge(&below, scan(upper.path, options.threads, observer)?, upper.marks, observer)?;
     Changes::between(store, &below, upper, options, observer)
 }

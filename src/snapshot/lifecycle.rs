@@ -261,28 +261,11 @@ impl Snapshotter {
     /// # Errors
     /// `NotFound`; `InvalidInput` for a field that cannot change.
     pub fn update(&self, key: &str, labels: &Labels, fields: &[&str]) -> Result<SnapshotInfo> {
-        let mut row = self.row(key)?;
-        if fields.is_empty() {
-            row.labels = labels.clone();
-        }
-        for field in fields {
-            match (*field, field.strip_prefix("labels.")) {
-                ("labels", _) => row.labels = labels.clone(),
-                (_, Some(name)) => match labels.get(name).filter(|value| !value.is_empty()) {
-                    Some(value) => drop(row.labels.insert(name.to_owned(), value.clone())),
-                    None => drop(row.labels.remove(name)),
-                },
-                _ => return Err(Error::invalid("this field of a snapshot cannot be changed").subject(field)),
-            }
-        }
-        row.updated = now();
-        let put = |change: &Change<'_>| match change.snapshot((&row.namespace, &row.key))? {
-            // Everything but labels as it is by now.
-            Some(seen) if seen.n == row.n => {
-                let row = SnapshotRow { labels: row.labels.clone(), updated: row.updated, ..seen };
-                change.put_snapshot(&row).map(drop)
-            }
-            _ => Err(not_found(key)),
+        let put = |change: &Change<'_>| {
+            let mut row = change.snapshot((&self.namespace, key))?.ok_or_else(|| not_found(key))?;
+            update_labels(&mut row.labels, labels, fields)?;
+            row.updated = now();
+            change.put_snapshot(&row).map(drop)
         };
         self.store.with_index(|index| index.write(put))?;
         self.stat(key)
@@ -356,4 +339,22 @@ impl Snapshotter {
         committed(&row)?;
         self.absorbed_chain(Some(row.n), observer)
     }
+}
+
+/// Changes `labels` to what `wanted` has for these fields, as [`Snapshotter::update`] describes them.
+fn update_labels(labels: &mut Labels, wanted: &Labels, fields: &[&str]) -> Result<()> {
+    if fields.is_empty() {
+        labels.clone_from(wanted);
+    }
+    for field in fields {
+        match (*field, field.strip_prefix("labels.")) {
+            ("labels", _) => labels.clone_from(wanted),
+            (_, Some(name)) => match wanted.get(name).filter(|value| !value.is_empty()) {
+                Some(value) => drop(labels.insert(name.to_owned(), value.clone())),
+                None => drop(labels.remove(name)),
+            },
+            _ => return Err(Error::invalid("this field of a snapshot cannot be changed").subject(field)),
+        }
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Layers written down in tests, and what they are to look like when mounted or extracted.
 
 use super::listing::{Line, Listing, differences};
-use super::{import, noise, words};
+use super::{Random, import, noise, words};
 use layerstore::{DataRange, Digest, Entry, EntryKind, Limits, Store, TarWriter, Time, Xattr};
 use std::collections::BTreeMap;
 
@@ -53,6 +53,31 @@ impl Layer {
 
     pub(crate) fn hardlink(&mut self, path: &str, target: &str) -> &mut Self {
         self.entry(path, EntryKind::Hardlink { target: target.into() }, |_| (), &[])
+    }
+
+    /// A layer over a few names, so that they collide with those of other layers.
+    pub(crate) fn random(random: &mut Random) -> Self {
+        let mut layer = Self::new();
+        for _ in 0..random.below(9) {
+            let path = random.path();
+            let (dir, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            let in_dir = |name: String| if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            match random.below(12) {
+                0..3 => drop(layer.file(&path, &words(random.below(3) as u64, 10 + random.below(2) * 100_000))),
+                3..6 => drop(layer.dir(&path, [0o755, 0o700][random.below(2)])),
+                6 => drop(layer.symlink(&path, random.of(&["a", "../b", "/c", "b/a"]))),
+                7 => {
+                    let target = random.path();
+                    if target != path {
+                        layer.hardlink(&path, &target);
+                    }
+                }
+                8 => drop(layer.entry(&path, EntryKind::CharDevice { major: 1, minor: 3 }, |_| (), &[])),
+                9 | 10 => drop(layer.file(&in_dir(format!(".wh.{name}")), b"")),
+                _ => drop(layer.file(&in_dir(".wh..wh..opq".into()), b"")),
+            }
+        }
+        layer
     }
 
     /// Its tar; what is written after that is another layer.

@@ -188,3 +188,27 @@ pub(crate) fn inside<T>(dir: &Path, mounts: &[layerstore::Mount], work: impl FnO
     layerstore::unmount(target.path()).expect("unmounts");
     out
 }
+
+/// A stream of small numbers, the same for the same name.
+pub(crate) struct Random(blake3::OutputReader);
+
+impl Random {
+    pub(crate) fn new(name: &str) -> Self {
+        Self(blake3::Hasher::new().update(name.as_bytes()).finalize_xof())
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        let mut bytes = [0; 4];
+        self.0.fill(&mut bytes);
+        u32::from_le_bytes(bytes) as usize % n
+    }
+
+    pub(crate) fn of<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.below(list.len())]
+    }
+
+    /// A path over a few names, so that it often is one that was given before.
+    pub(crate) fn path(&mut self) -> String {
+        (0..=self.below(3)).map(|_| self.of(&["a", "b", "c"])).collect::<Vec<_>>().join("/")
+    }
+}

@@ -1,10 +1,10 @@
 //! Snapshots and their labels: rows only. What they mean is the business of `snapshot/`.
 
-use super::{Change, Index, all, db_error, digest};
+use super::{Change, Index, all, db_error, digest, one};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Params, Row, params};
 use std::collections::{BTreeMap, HashSet};
 
 /// Whose key it is, and the key.
@@ -65,13 +65,11 @@ pub(super) fn snapshots(db: &Connection) -> Result<Vec<SnapshotRow>> {
 
 impl Index {
     pub(crate) fn snapshot(&self, (namespace, key): SnapshotKey<'_>) -> Result<Option<SnapshotRow>> {
-        let found = self.one(&format!("{SNAPSHOT} WHERE namespace = ?1 AND key = ?2"), [namespace, key], row)?;
-        found.map(|s| self.with_labels(s)).transpose()
+        one_snapshot(&self.db, "namespace = ?1 AND key = ?2", [namespace, key])
     }
 
     pub(crate) fn snapshot_numbered(&self, n: u64) -> Result<Option<SnapshotRow>> {
-        let found = self.one(&format!("{SNAPSHOT} WHERE n = ?1"), [n as i64], row)?;
-        found.map(|s| self.with_labels(s)).transpose()
+        one_snapshot(&self.db, "n = ?1", [n as i64])
     }
 
     /// All snapshots of a namespace by number, parents so before children; of all namespaces without one.
@@ -101,21 +99,21 @@ impl Index {
                    WHERE l.name = ?1 AND s.created < ?2 ORDER BY s.n DESC";
         self.all(sql, params![label, before], |r| r.get::<_, i64>(0).map(|n| n as u64))
     }
+}
 
-    fn with_labels(&self, mut snapshot: SnapshotRow) -> Result<SnapshotRow> {
-        let sql = "SELECT name, value FROM snapshot_labels WHERE snapshot = ?1";
-        let labels = self.all(sql, [snapshot.n as i64], |r| Ok((r.get(0)?, r.get(1)?)))?;
-        snapshot.labels = labels.into_iter().collect();
-        Ok(snapshot)
-    }
+/// The snapshot for which `condition` holds, and its labels.
+fn one_snapshot(db: &Connection, condition: &str, of: impl Params) -> Result<Option<SnapshotRow>> {
+    let Some(mut snapshot) = one(db, &format!("{SNAPSHOT} WHERE {condition}"), of, row)? else { return Ok(None) };
+    let sql = "SELECT name, value FROM snapshot_labels WHERE snapshot = ?1";
+    let labels = all(db, sql, [snapshot.n as i64], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    snapshot.labels = labels.into_iter().collect();
+    Ok(Some(snapshot))
 }
 
 impl Change<'_> {
-    /// As [`Index::snapshot`], within this transaction; labels left out.
+    /// As [`Index::snapshot`], within this transaction.
     pub(crate) fn snapshot(&self, (namespace, key): SnapshotKey<'_>) -> Result<Option<SnapshotRow>> {
-        let sql = format!("{SNAPSHOT} WHERE namespace = ?1 AND key = ?2");
-        let query = || self.tx.prepare_cached(&sql)?.query_row([namespace, key], row).optional();
-        query().map_err(db_error("read"))
+        one_snapshot(&self.tx, "namespace = ?1 AND key = ?2", [namespace, key])
     }
 
     /// Whether any snapshot has this one as its parent.
