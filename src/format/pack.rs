@@ -166,6 +166,17 @@ impl Footer {
         self.chunks as usize * CHUNK_LEN + self.members as usize * MEMBER_LEN
     }
 
+    /// Whether a table of the right length with this hash is the one.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn check_table(&self, hash: &blake3::Hash) -> Result<()> {
+        match *hash.as_bytes() == self.table_sum {
+            true => Ok(()),
+            false => Err(Error::corrupt("pack table does not match its checksum")),
+        }
+    }
+
     pub(crate) fn encode(&self) -> [u8; FOOTER_LEN] {
         let mut out = [0; FOOTER_LEN];
         out[..8].copy_from_slice(&FOOTER_MAGIC);
@@ -226,9 +237,10 @@ pub(crate) fn encode_table(base: u64, table_address: u64, chunks: &[TableChunk])
 
 /// Decodes a table and checks it against its footer: inside the pack, in ascending order, nothing overlapping.
 pub(crate) fn decode_table(bytes: &[u8], footer: &Footer) -> Result<Vec<TableChunk>> {
-    if bytes.len() != footer.table_len() || *blake3::hash(bytes).as_bytes() != footer.table_sum {
-        return Err(Error::corrupt("pack table does not match its checksum"));
+    if bytes.len() != footer.table_len() {
+        return Err(Error::corrupt("pack table has another length than its footer says"));
     }
+    footer.check_table(&blake3::hash(bytes))?;
     let (rows, rest) = bytes.split_at(footer.chunks as usize * CHUNK_LEN);
     let (mut rows, mut rest) = (Cursor::new(rows), Cursor::new(rest));
     let mut out = Vec::with_capacity(footer.chunks as usize);

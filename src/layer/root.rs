@@ -8,6 +8,9 @@ use crate::format::entry::EntryKind;
 use crate::format::item::Extent;
 use crate::store::Store;
 use crate::tree::{Change, NodeKind, Tree, squash};
+use crossbeam_channel::Sender;
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
@@ -34,13 +37,41 @@ impl Store {
         self.tree_on(Tree::new(), layers)
     }
 
-    /// `tree` with layers applied to it, lowest first.
+    /// `tree` with layers applied to it, lowest first. Their records are read on other threads, a few layers ahead.
     pub(super) fn tree_on(&self, mut tree: Tree<Content>, layers: &[Digest]) -> Result<Tree<Content>> {
-        for diff_id in layers {
-            let changes = self.layer(diff_id)?.changes()?;
-            tree = tree.apply(changes).map_err(|e| e.subject(format!("layer {diff_id}")))?;
-        }
-        Ok(tree)
+        let named = |diff_id: &Digest| format!("layer {diff_id}");
+        let read = |diff_id: &Digest| {
+            let changes = self.layer(diff_id)?.changes()?.collect::<Result<Vec<_>>>();
+            changes.map_err(|e| e.subject(named(diff_id)))
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(layers.len());
+        let (ask, asked) = crossbeam_channel::unbounded::<(&Digest, Sender<_>)>();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    for (diff_id, to) in &asked {
+                        // Whoever asked may have given up.
+                        let _ = to.send(read(diff_id));
+                    }
+                });
+            }
+            // Dropped when this is over, however it ends: then the threads end.
+            let ask = ask;
+            let mut coming = layers.iter();
+            let mut answers = VecDeque::new();
+            for diff_id in layers {
+                for next in coming.by_ref().take(threads + 1 - answers.len()) {
+                    let (to, from) = crossbeam_channel::bounded(1);
+                    answers.push_back(from);
+                    let _ = ask.send((next, to));
+                }
+                // No answer: the thread panicked, and so will this one.
+                let answer = answers.pop_front().and_then(|from| from.recv().ok());
+                let changes = answer.unwrap_or_else(|| read(diff_id))?;
+                tree = tree.apply(changes.into_iter().map(Ok)).map_err(|e| e.subject(named(diff_id)))?;
+            }
+            Ok(tree)
+        })
     }
 }
 

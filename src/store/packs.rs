@@ -9,6 +9,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// Bytes of a table read at a time to check it: less than clearing memory for all of it costs.
+const TABLE_PIECE: usize = 256 << 10;
 /// Addresses reserved for a pack before its length is known.
 pub(super) const RESERVE: u64 = 1 << 30;
 /// Bytes gathered before a write: large enough to make it cheap, small enough to stay in a CPU's cache.
@@ -146,12 +148,39 @@ impl Store {
     /// `Corrupt`, naming the file, if it is missing, of another length, or damaged.
     pub(crate) fn pack_table(&self, base: u64, end: u64) -> Result<Vec<TableChunk>> {
         let path = self.pack_path(base);
-        read_pack(&path, base, end).map_err(|e| e.subject(path.display()))
+        let read = || {
+            let (file, footer) = read_footer(&path, base, end)?;
+            let mut table = vec![0; footer.table_len()];
+            file.read_exact_at(&mut table, footer.table_address).map_err(|e| Error::io("read", e))?;
+            pack::decode_table(&table, &footer)
+        };
+        read().map_err(|e| e.subject(path.display()))
+    }
+
+    /// Checks what [`pack_table`](Self::pack_table) does, but for what a table says that is as it was written.
+    ///
+    /// # Errors
+    /// As [`pack_table`](Self::pack_table).
+    pub(crate) fn check_pack(&self, base: u64, end: u64) -> Result<()> {
+        let path = self.pack_path(base);
+        let check = || {
+            let (file, footer) = read_footer(&path, base, end)?;
+            let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; footer.table_len().min(TABLE_PIECE)]);
+            let (mut at, table_end) = (footer.table_address, footer.table_address + footer.table_len() as u64);
+            while at < table_end {
+                let piece = &mut piece[..(table_end - at).min(TABLE_PIECE as u64) as usize];
+                file.read_exact_at(piece, at).map_err(|e| Error::io("read", e))?;
+                hasher.update(piece);
+                at += piece.len() as u64;
+            }
+            footer.check_table(&hasher.finalize())
+        };
+        check().map_err(|e| e.subject(path.display()))
     }
 }
 
-/// Header, footer and table of a sealed pack.
-fn read_pack(path: &Path, base: u64, end: u64) -> Result<Vec<TableChunk>> {
+/// A sealed pack whose header and footer are right, and whose table lies within it.
+fn read_footer(path: &Path, base: u64, end: u64) -> Result<(File, Footer)> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt("pack file is missing"),
         _ => Error::io("open", e),
@@ -161,18 +190,19 @@ fn read_pack(path: &Path, base: u64, end: u64) -> Result<Vec<TableChunk>> {
         return Err(Error::corrupt("pack has another length").expected(end).actual(len));
     }
     let short = || Error::corrupt("pack is too short").actual(end);
-    let read = |at: u64, len: usize| {
-        let mut bytes = vec![0; len];
-        let fits = at.checked_add(len as u64).is_some_and(|e| e <= end);
-        if !fits {
-            return Err(short());
-        }
-        file.read_exact_at(&mut bytes, at).map_err(|e| Error::io("read", e))?;
-        Ok(bytes)
+    let read = |at: u64, bytes: &mut [u8]| match at.checked_add(bytes.len() as u64).is_some_and(|e| e <= end) {
+        true => file.read_exact_at(bytes, at).map_err(|e| Error::io("read", e)),
+        false => Err(short()),
     };
-    pack::check_header(&read(base, pack::HEADER_LEN)?, base)?;
-    let footer = Footer::decode(&read(end.checked_sub(FOOTER_LEN as u64).ok_or_else(short)?, FOOTER_LEN)?, end)?;
-    pack::decode_table(&read(footer.table_address, footer.table_len())?, &footer)
+    let (mut header, mut footer) = ([0; pack::HEADER_LEN], [0; FOOTER_LEN]);
+    read(base, &mut header)?;
+    pack::check_header(&header, base)?;
+    read(end.checked_sub(FOOTER_LEN as u64).ok_or_else(short)?, &mut footer)?;
+    let footer = Footer::decode(&footer, end)?;
+    match footer.table_address.checked_add(footer.table_len() as u64).is_some_and(|e| e <= end) {
+        true => Ok((file, footer)),
+        false => Err(short()),
+    }
 }
 
 /// A pack's file name: its base address in hex, as many digits as 44 bits need.

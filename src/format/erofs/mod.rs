@@ -28,9 +28,9 @@ mod tests;
 pub(crate) mod write;
 mod xattrs;
 
-pub(crate) use superblock::Pack;
 #[cfg(feature = "internals")]
 pub(crate) use superblock::reseal;
+pub(crate) use superblock::{Check, Pack};
 
 use super::pack::BLOCK;
 use crate::error::Result;

@@ -62,7 +62,7 @@ impl<'a> Image<'a> {
     /// # Errors
     /// `Corrupt`; `Unsupported` for an image with features this library does not write.
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Self> {
-        Ok(Self { bytes, superblock: Superblock::decode(bytes)? })
+        Ok(Self { bytes, superblock: Superblock::decode(bytes, bytes.len() as u64)? })
     }
 
     /// The packs it refers to, ascending: the devices to mount it with, in this order.

@@ -94,11 +94,16 @@ fn checksum(block: &[u8]) -> u32 {
     crc32c(&summed)
 }
 
-/// The first half of the BLAKE3 of an image with checksum and UUID zero.
-fn identity(image: &[u8]) -> [u8; 16] {
+/// Begins the hash of an image with checksum and UUID zero, of which `first` is the first block or more.
+fn hash(first: &[u8]) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&image[..AT + 4]).update(&[0; 4]).update(&image[AT + 8..ID.start]);
-    hasher.update(&[0; 16]).update(&image[ID.end..]);
+    hasher.update(&first[..AT + 4]).update(&[0; 4]).update(&first[AT + 8..ID.start]);
+    hasher.update(&[0; 16]).update(&first[ID.end..]);
+    hasher
+}
+
+/// What an image's UUID is to be: the first half of its hash.
+fn identity(hasher: &blake3::Hasher) -> [u8; 16] {
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     id
@@ -106,7 +111,7 @@ fn identity(image: &[u8]) -> [u8; 16] {
 
 /// Gives a whole image its UUID, which is a hash of all else, and its checksum.
 pub(super) fn seal(image: &mut [u8]) {
-    let id = identity(image);
+    let id = identity(&hash(image));
     Put::new(image, ID.start).bytes(&id);
     let sum = checksum(image);
     Put::new(image, AT + 4).u32(sum);
@@ -123,7 +128,52 @@ pub(crate) fn reseal(image: &mut Vec<u8>) {
 
 /// Whether every byte of an image with a sound superblock is as it was when it was sealed.
 pub(super) fn is_intact(image: &[u8]) -> bool {
-    identity(image) == image[ID]
+    identity(&hash(image)) == image[ID]
+}
+
+/// Checks an image that is read piece by piece, first to last, and never held as a whole.
+pub(crate) struct Check {
+    packs: Vec<Pack>,
+    id: [u8; 16],
+    hasher: blake3::Hasher,
+}
+
+impl Check {
+    /// How long the first piece has to be at least, of an image that begins with this block; more than the image is long
+    /// only if it is damaged.
+    pub(crate) fn first_len(block: &[u8]) -> usize {
+        block.get(..BLOCK_LEN).map_or(BLOCK_LEN, |block| devices(block).end.max(BLOCK_LEN))
+    }
+
+    /// Begins with the first piece of an image of `len` bytes.
+    ///
+    /// # Errors
+    /// As [`Image::new`](super::read::Image::new).
+    pub(crate) fn begin(first: &[u8], len: u64) -> Result<Self> {
+        let packs = Superblock::decode(first, len)?.packs;
+        let mut id = [0; 16];
+        id.copy_from_slice(&first[ID]);
+        Ok(Self { packs, id, hasher: hash(first) })
+    }
+
+    /// Goes on with the next piece.
+    pub(crate) fn more(&mut self, piece: &[u8]) {
+        self.hasher.update(piece);
+    }
+
+    /// The packs that the image refers to.
+    ///
+    /// # Errors
+    /// `Corrupt` if any byte is other than when the image was made.
+    pub(crate) fn end(self) -> Result<Vec<Pack>> {
+        if identity(&self.hasher) == self.id { Ok(self.packs) } else { Err(bad("does not match its hash")) }
+    }
+}
+
+/// Where the device table stands.
+fn devices(first: &[u8]) -> std::ops::Range<usize> {
+    let at = usize::from(u16_at(first, AT + 88)) * DEVICE_LEN;
+    at..at + DEVICE_LEN * usize::from(u16_at(first, AT + 86))
 }
 
 impl Superblock {
@@ -154,8 +204,8 @@ impl Superblock {
         Ok(())
     }
 
-    /// Reads those of an image of this library.
-    pub(super) fn decode(image: &[u8]) -> Result<Self> {
+    /// Reads those of an image of this library, of `len` bytes, which begins with `image`.
+    pub(super) fn decode(image: &[u8], len: u64) -> Result<Self> {
         let first = image.get(..BLOCK_LEN).ok_or_else(|| bad("shorter than a block"))?;
         if u32_at(first, AT) != MAGIC {
             return Err(bad("bad magic"));
@@ -169,12 +219,10 @@ impl Superblock {
             return Err(e.expected(format!("{FEATURES:#x}")).actual(format!("{features:#x}")));
         }
         let blocks = u32_at(first, AT + 36);
-        if (blocks as usize).checked_mul(BLOCK_LEN) != Some(image.len()) {
+        if u64::from(blocks) * BLOCK != len {
             return Err(bad("another length than its superblock says"));
         }
-        let at = usize::from(u16_at(first, AT + 88)) * DEVICE_LEN;
-        let table = at..at + DEVICE_LEN * usize::from(u16_at(first, AT + 86));
-        let table = image.get(table).ok_or_else(|| bad("the device table reaches past its end"))?;
+        let table = image.get(devices(first)).ok_or_else(|| bad("the device table reaches past its end"))?;
         let packs = table.chunks_exact(DEVICE_LEN).map(|slot| decode_pack(slot, blocks)).collect::<Result<Vec<_>>>()?;
         if packs.windows(2).any(|pair| pair[1].base < pair[0].end) {
             return Err(bad("packs overlap"));
@@ -238,8 +286,15 @@ mod tests {
     fn comes_back() {
         for packs in [0, 1, 3, 70] {
             let (sb, image) = sample(packs);
-            assert_eq!(Superblock::decode(&image).expect("sound"), sb);
+            assert_eq!(Superblock::decode(&image, image.len() as u64).expect("sound"), sb);
         }
+    }
+
+    fn in_pieces(image: &[u8]) -> Result<Vec<Pack>> {
+        let (first, rest) = image.split_at(Check::first_len(&image[..BLOCK_LEN]).min(image.len()));
+        let mut check = Check::begin(first, image.len() as u64)?;
+        rest.chunks(5000).for_each(|piece| check.more(piece));
+        check.end()
     }
 
     /// The checksum covers the first block from the superblock on, the UUID everything.
@@ -249,11 +304,14 @@ mod tests {
         for at in (0..image.len()).filter(|at| at % 7 == 0 || (AT..BLOCK_LEN).contains(at)) {
             let mut image = image.clone();
             image[at] ^= 0x10;
-            let decoded = Superblock::decode(&image);
+            let decoded = Superblock::decode(&image, image.len() as u64);
             assert!(decoded.is_err() || !(AT..BLOCK_LEN).contains(&at) && !is_intact(&image), "{at}");
+            assert!(in_pieces(&image).is_err(), "{at}");
         }
         assert!(is_intact(&image));
-        assert!(Superblock::decode(&image[..image.len() - BLOCK_LEN]).is_err());
+        assert_eq!(in_pieces(&image).expect("sound"), sb.packs);
+        let cut = &image[..image.len() - BLOCK_LEN];
+        assert!(Superblock::decode(cut, cut.len() as u64).is_err());
         assert_eq!(crc32c(b"123456789"), !0xe306_9283, "the check value of CRC-32C");
         let high = Pack { base: 1 << 30, end: ADDRESS_LIMIT };
         let sb = Superblock { packs: vec![high], blocks: 1 << 12, ..sb };

@@ -3,19 +3,23 @@
 use super::{Driver, DriverKind, image, probe};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::erofs::read::Image;
+use crate::format::erofs::{Check, Pack};
 use crate::observe::{Observer, check};
 use crate::store::Store;
 use crate::sys::lock::Lock;
 use crate::sys::mount::{self, FileSystem};
 use crate::sys::publish::{Draft, io_error, make_dir, sync_dir};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait for another process that builds or mounts the same chain.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Bytes of an image read at a time.
+const PIECE: usize = 256 << 10;
 
 pub(super) struct Erofs {
     store: Arc<Store>,
@@ -42,17 +46,39 @@ impl Erofs {
 
     /// Mounts an image if it is intact, and each of its packs is as its table says.
     fn mount(&self, path: &Path, target: &Path) -> Result<()> {
-        let bytes = fs::read(path).map_err(|e| io_error("read", path, e))?;
-        let image = Image::new(&bytes).and_then(|image| image.verify().map(|()| image));
-        let image = image.map_err(|e| e.subject(path.display()))?;
-        image.packs().iter().try_for_each(|pack| self.store.pack_table(pack.base, pack.end).map(drop))?;
+        let packs = checked(path).map_err(|e| e.subject(path.display()))?;
+        packs.iter().try_for_each(|pack| self.store.check_pack(pack.base, pack.end))?;
         let erofs = FileSystem::open("erofs")?;
         erofs.set_path("source", path)?;
-        let packs = image.packs().iter().map(|pack| self.store.pack_path(pack.base));
-        packs.into_iter().try_for_each(|pack| erofs.set_path("device", &pack))?;
+        packs.iter().try_for_each(|pack| erofs.set_path("device", &self.store.pack_path(pack.base)))?;
         make_dir(target)?;
         erofs.mount(true, target).map_err(|e| e.subject(path.display()))
     }
+}
+
+/// The packs of an image, every byte of which is as it was when it was made. What is read goes through one small buffer:
+/// clearing memory for a whole image would take longer than hashing it.
+fn checked(path: &Path) -> Result<Vec<Pack>> {
+    let failed = |e| io_error("read", path, e);
+    let mut file = File::open(path).map_err(failed)?;
+    let len = file.metadata().map_err(failed)?.len();
+    let mut buffer = vec![0; len.min(PIECE as u64) as usize];
+    file.read_exact(&mut buffer).map_err(failed)?;
+    let read = buffer.len();
+    let first = (Check::first_len(&buffer) as u64).min(len) as usize;
+    if first > read {
+        buffer.resize(first, 0);
+        file.read_exact(&mut buffer[read..]).map_err(failed)?;
+    }
+    let mut check = Check::begin(&buffer, len)?;
+    let mut left = len - buffer.len() as u64;
+    while left > 0 {
+        let piece = left.min(buffer.len() as u64);
+        file.read_exact(&mut buffer[..piece as usize]).map_err(failed)?;
+        check.more(&buffer[..piece as usize]);
+        left -= piece;
+    }
+    check.end()
 }
 
 impl Driver for Erofs {
