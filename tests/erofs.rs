@@ -324,8 +324,31 @@ fn real_images_read_as_the_store_has_them() {
         store.import_image(&source, &Selector::default(), Some("i"), &ImportOptions::default(), &()).expect("imports");
         let layers = store.image("i").expect("the image").layers;
         let wanted = expected(store, &layers);
-        view(&snapshots, &layers, "v", |mounted| assert_same(&wanted, &list(mounted)));
-        println!("{}: {} names", layout.display(), wanted.len());
+        let ran = view(&snapshots, &layers, "v", |mounted| {
+            assert_same(&wanted, &list(mounted));
+            run_programs(mounted)
+        });
+        println!("{}: {} names, ran {ran:?}", layout.display(), wanted.len());
+        assert!(ran.contains(&"dpkg"), "images of Debian's packages have it");
     }
     fsck(store, true);
+}
+
+/// Runs what there is of these programs, of the image's own, in the mounted root.
+fn run_programs(mounted: &Path) -> Vec<&'static str> {
+    let programs = [
+        (&["dpkg", "-l", "bash"][..], "bash"),
+        (&["python3", "-c", "import json, ssl, sqlite3; print(json.dumps(6 * 7))"], "42"),
+        (&["node", "-e", "console.log(require('zlib').gunzipSync(require('zlib').gzipSync('4')) + '2')"], "42"),
+    ];
+    let there = |program: &str| mounted.join("usr/bin").join(program).exists();
+    let found = programs.into_iter().filter(|(command, _)| there(command[0]));
+    found
+        .map(|(command, says)| {
+            let out = Command::new("chroot").arg(mounted).args(command).output().expect("chroot runs");
+            let text = String::from_utf8_lossy(&out.stdout);
+            assert!(out.status.success() && text.contains(says), "{command:?}: {text}{out:?}");
+            command[0]
+        })
+        .collect()
 }
