@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use support::layers::{Layer, assert_same, everything, expected};
 use support::listing::{differences, list};
-use support::{Random, namespaced, noise, store, words};
+use support::{Random, namespaced, noise, store};
 
 fn is_root(test: &str) -> bool {
     let root = rustix::process::geteuid().is_root();

@@ -7,7 +7,7 @@ use super::snapshotter::committed;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
-use crate::store::{Change, ImageInfo, SnapshotRow};
+use crate::store::{Change, ImageInfo, SnapshotRow, chain_ids};
 use crate::sys::upper;
 use std::collections::HashMap;
 use std::path::Path;
@@ -153,18 +153,31 @@ impl Snapshotter {
     /// # Errors
     /// `NotFound` for an unknown layer or parent, `AlreadyExists`, `InvalidInput` for a parent that is not committed.
     pub fn commit_layer(&self, name: &str, parent: Option<&str>, layer: &Digest, labels: &Labels) -> Result<()> {
+        let parent = parent.map(|p| self.parent_row(p)).transpose()?;
+        let row = self.layer_row(name, layer, labels)?;
+        let insert = |change: &Change<'_>| {
+            parent.as_ref().map(|p| self.still_there(change, p)).transpose()?;
+            match self.put_layer(change, &row, parent.as_ref().map(|p| p.n))? {
+                Some(_) => Ok(()),
+                None => Err(taken(name)),
+            }
+        };
+        self.store.with_index(|index| index.write(insert))
+    }
+
+    /// A committed snapshot of a layer, without its parent yet.
+    fn layer_row(&self, name: &str, layer: &Digest, labels: &Labels) -> Result<SnapshotRow> {
         if name.is_empty() {
             return Err(Error::invalid("a snapshot's name is empty"));
         }
-        let parent = parent.map(|p| self.parent_row(p)).transpose()?;
         let size = self.store.layer(layer)?;
         let created = now();
-        let row = SnapshotRow {
+        Ok(SnapshotRow {
             n: 0,
             namespace: self.namespace.clone(),
             key: name.to_owned(),
             kind: SnapshotKind::Committed.to_u8(),
-            parent: parent.as_ref().map(|p| p.n),
+            parent: None,
             layer: Some(*layer),
             form: 0,
             lowers: vec![],
@@ -173,38 +186,54 @@ impl Snapshotter {
             created,
             updated: created,
             labels: labels.clone(),
-        };
-        let insert = |change: &Change<'_>| {
-            if change.snapshot((&row.namespace, &row.key))?.is_some() {
-                return Err(taken(name));
-            }
-            parent.as_ref().map(|p| self.still_there(change, p)).transpose()?;
-            if !change.has_layer(layer)? {
-                return Err(Error::not_found("no such layer").subject(layer));
-            }
-            change.put_snapshot(&row).map(drop)
-        };
-        self.store.with_index(|index| index.write(insert))
+        })
     }
 
-    /// Makes committed snapshots of an image's layers, named by their chain_ids, as far as they are not there. Returns
-    /// the name of the topmost, to prepare on; `None` for an image without layers. They go again, some minutes after they
-    /// were made, when no other snapshot stands on them and somebody cleans up or collects garbage.
+    /// Adds such a snapshot on `parent` and returns its number; `None` if the name is taken.
+    fn put_layer(&self, change: &Change<'_>, row: &SnapshotRow, parent: Option<u64>) -> Result<Option<u64>> {
+        if change.snapshot((&row.namespace, &row.key))?.is_some() {
+            return Ok(None);
+        }
+        if let Some(layer) = &row.layer
+            && !change.has_layer(layer)?
+        {
+            return Err(Error::not_found("no such layer").subject(layer));
+        }
+        change.put_snapshot(&SnapshotRow { parent, ..row.clone() }).map(Some)
+    }
+
+    /// Makes committed snapshots of an image's layers, named by their chain_ids, as far as they are not there, in one
+    /// transaction. Returns the name of the topmost, to prepare on; `None` for an image without layers. They go again,
+    /// some minutes after they were made, when no other snapshot stands on them and somebody cleans up or collects
+    /// garbage.
     ///
     /// # Errors
     /// As [`commit_layer`](Self::commit_layer), but for `AlreadyExists`.
     pub fn commit_image(&self, image: &ImageInfo, observer: &dyn Observer) -> Result<Option<String>> {
-        let mut top: Option<String> = None;
-        for count in 1..=image.layers.len() {
-            crate::observe::check(observer)?;
-            let Some(name) = Digest::chain_of(&image.layers[..count]).map(|id| id.to_string()) else { continue };
-            let implied = Labels::from([(IMPLIED.to_owned(), String::new())]);
-            match self.commit_layer(&name, top.as_deref(), &image.layers[count - 1], &implied) {
-                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-                _ => top = Some(name),
-            }
+        let names: Vec<String> = chain_ids(&image.layers).map(|id| id.to_string()).collect();
+        let Some(top) = names.last() else { return Ok(None) };
+        // Whoever has the topmost has those it stands on.
+        if self.store.with_index(|index| index.snapshot((&self.namespace, top)))?.is_some() {
+            return Ok(names.into_iter().next_back());
         }
-        Ok(top)
+        let implied = Labels::from([(IMPLIED.to_owned(), String::new())]);
+        let row = |(name, layer): (&String, &Digest)| {
+            crate::observe::check(observer)?;
+            self.layer_row(name, layer, &implied)
+        };
+        let rows = names.iter().zip(&image.layers).map(row).collect::<Result<Vec<_>>>()?;
+        let insert = |change: &Change<'_>| {
+            let mut parent = None;
+            for row in &rows {
+                parent = match change.snapshot((&row.namespace, &row.key))? {
+                    Some(there) => committed(&there).map(|()| Some(there.n))?,
+                    None => self.put_layer(change, row, parent)?,
+                };
+            }
+            Ok(())
+        };
+        self.store.with_index(|index| index.write(insert))?;
+        Ok(names.into_iter().next_back())
     }
 
     /// Says that the changes of an active snapshot are this layer of the store, whatever is in its directory: committing

@@ -7,7 +7,7 @@ use super::mount::{Mount, escape};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
-use crate::store::{Change, SnapshotRow, Store};
+use crate::store::{Change, SnapshotRow, Store, chain_ids};
 use crate::sys::publish::{io_error, sync_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -308,12 +308,10 @@ impl Snapshotter {
     /// The layers below a snapshot up to the one whose chain has this id.
     fn absorbed_prefix(&self, parent: Option<u64>, chain_id: &str) -> Result<Vec<Digest>> {
         let mut layers: Vec<Digest> = self.ancestors(parent)?.iter().map_while(|row| row.layer).collect();
-        while Digest::chain_of(&layers).is_some_and(|id| id.hex() != chain_id) {
-            layers.pop();
-        }
-        if layers.is_empty() {
+        let Some(top) = chain_ids(&layers).position(|id| id.hex() == chain_id) else {
             return Err(Error::corrupt("a snapshot's lower directories are not of its parents").actual(chain_id));
-        }
+        };
+        layers.truncate(top + 1);
         Ok(layers)
     }
 

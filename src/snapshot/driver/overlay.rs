@@ -8,7 +8,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::snapshot::extract::{self, ExtractOptions};
-use crate::store::Store;
+use crate::store::{Store, chain_ids};
 use crate::sys::lock::Lock;
 use crate::sys::mount::FileSystem;
 use crate::sys::publish::{io_error, sync_dir};
@@ -67,10 +67,7 @@ impl Driver for Overlay {
 
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
         let trees = self.store.path().join("trees");
-        let paths: Vec<PathBuf> = (1..=layers.len())
-            .filter_map(|count| Digest::chain_of(&layers[..count]))
-            .map(|chain_id| trees.join(chain_id.hex()))
-            .collect();
+        let paths: Vec<PathBuf> = chain_ids(layers).map(|chain_id| trees.join(chain_id.hex())).collect();
         let missing = |paths: &[PathBuf]| -> Vec<usize> { (0..paths.len()).filter(|&i| !paths[i].exists()).collect() };
         if missing(&paths).is_empty() {
             return Ok(paths);
