@@ -26,6 +26,12 @@ impl ContentId {
         &self.0
     }
 
+    /// The first eight bytes. Those of different chunks differ, but for accidents that nobody will see.
+    pub(crate) fn prefix(&self) -> u64 {
+        let (head, _) = self.0.split_at(8);
+        head.iter().fold(0, |n, b| n << 8 | u64::from(*b))
+    }
+
     /// Parses 64 lower-case hex digits.
     pub fn from_hex(text: &str) -> Result<Self> {
         parse_hex(text).map(Self).ok_or_else(|| Error::invalid("not a content id: 64 hex digits").subject(text))

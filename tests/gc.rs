@@ -8,14 +8,16 @@ mod build;
 mod support;
 
 use layerstore::{
-    Detected, Digest, ErrorKind, GarbageKind, GcOptions, GcPlan, GcReport, ImportOptions, Limits, Selector, Store,
-    detect,
+    Detected, Digest, DriverKind, ErrorKind, GarbageKind, GcOptions, GcPlan, GcReport, ImportOptions, Keeper, Labels,
+    Limits, Selector, Snapshotter, SnapshotterOptions, Store, detect,
 };
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use support::{assert_empty, export, import, names, noise, rows, store, words, write_image};
@@ -473,4 +475,64 @@ fn gc_beside_imports_loses_nothing() {
     gc(&store);
     assert_empty(&store, "all was let go of");
     assert_eq!(rows(store.path(), "dead_chunks") + rows(store.path(), "leases"), 0);
+}
+
+/// What images are said to take alone is what comes back without them, and all of it together is what the file system
+/// says.
+#[test]
+fn usage_by_image_is_what_removing_it_gives_back() {
+    let (dir, store) = store();
+    let all = |store: &Store| disk_of(store.path());
+    image(&store, dir.path(), "a", &[layer(1, 1), layer(2, 2)]);
+    image(&store, dir.path(), "b", &[layer(1, 1), layer(3, 3)]);
+    import(&store, &layer(4, 4));
+    import(&store, &layer(2, 2));
+    let usage = store.usage_by_image(&()).expect("usage");
+    let names: Vec<_> = usage.images.iter().map(|i| &i.name[..]).collect();
+    assert_eq!(names, ["a", "b"]);
+    let near = |a: u64, b: u64, what: &str| assert!(a.abs_diff(b) * 100 <= all(&store), "{what}: {a} and {b}");
+    near(usage.total(), all(&store), "the sum");
+    assert!(usage.overhead * 4 < all(&store), "{usage:?}");
+    assert!(usage.images.iter().all(|i| i.shared > 0) && usage.others > 0 && usage.reclaimable == 0, "{usage:?}");
+    for name in ["b", "a"] {
+        let (before, usage) = (disk(&store), store.usage_by_image(&()).expect("usage"));
+        let alone = usage.images.iter().find(|i| i.name == name).expect("listed").exclusive;
+        store.remove_image(name).expect("removed");
+        near(store.usage_by_image(&()).expect("usage").reclaimable, alone, name);
+        gc(&store);
+        near(before - disk(&store), alone, name);
+    }
+}
+
+fn disk_of(path: &Path) -> u64 {
+    let meta = std::fs::symlink_metadata(path).expect("below the store");
+    let below = || std::fs::read_dir(path).expect("a directory").map(|f| disk_of(&f.expect("a name").path()));
+    meta.blocks() * 512 + if meta.is_dir() { below().sum() } else { 0 }
+}
+
+#[test]
+fn keepers_are_named() {
+    let (dir, store) = store();
+    let (first, second) = (layer(1, 1), layer(2, 2));
+    image(&store, dir.path(), "a", &[first.clone(), second.clone()]);
+    let (first, second) = (Digest::of(&first), Digest::of(&second));
+    let info = store.image("a").expect("the image");
+    let keepers = |of: &Digest| store.keepers(of).expect("keepers");
+    let by_image = || vec![Keeper::Image("a".into())];
+    let chain = Digest::chain_of(&[first, second]).expect("two layers");
+    for of in [&first, &second, &info.config, &info.manifest, &chain] {
+        assert_eq!(keepers(of), by_image());
+    }
+    let options = SnapshotterOptions::default().driver(DriverKind::Copy).namespace("n");
+    let store = Arc::new(store);
+    let snapshots = Snapshotter::open(store.clone(), &options).expect("the copy driver");
+    snapshots.commit_layer("s", None, &second, &Labels::new()).expect("commits");
+    let lease = store.lease(None).expect("a lease");
+    lease.layer(&first).expect("leased");
+    store.remove_image("a").expect("removed");
+    let keepers = |of: &Digest| store.keepers(of).expect("keepers");
+    assert_eq!(keepers(&second), [Keeper::Snapshot { namespace: "n".into(), key: "s".into() }]);
+    assert!(matches!(&keepers(&first)[..], [Keeper::Lease(_, None)]), "{:?}", keepers(&first));
+    drop(lease);
+    assert_eq!((keepers(&first), keepers(&chain), keepers(&info.config)), (vec![], vec![], vec![]));
 }

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
-pub(crate) use upkeep::{Fsck, Gc};
+pub(crate) use upkeep::{Fsck, Gc, Usage, Why};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
 
@@ -81,9 +81,8 @@ pub(crate) enum Command {
     /// Show which drivers work here, and what the others lack
     #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
     Doctor,
-    /// Show what the store holds and what it takes on disk
-    #[command(after_help = "EXAMPLES:\n  layerstore usage\n  layerstore usage --json | jq .disk.total")]
-    Usage,
+    Why(Why),
+    Usage(Usage),
     /// Print a completion script for a shell
     #[command(
         after_help = "EXAMPLES:\n  layerstore completions bash > ~/.local/share/bash-completion/completions/layerstore

@@ -10,18 +10,21 @@ use crate::id::ContentId;
 use crate::observe::{Observer, check};
 use crate::store::{ChunkRow, Store, chunk_refs};
 use crate::sys::publish::io_error;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Marks held at a time; some 75 MB.
-const MARKS_MAX: u64 = 4 << 20;
+pub(in crate::upkeep) const MARKS_MAX: u64 = 4 << 20;
 /// Rows read from the database at a time.
 const ROWS: u32 = 16 << 10;
 
 /// Ids are uniform, so their own bits are hash enough.
 #[derive(Default)]
-struct Itself(u64);
+pub(in crate::upkeep) struct Itself(u64);
+
+/// By the first bytes of ids.
+pub(in crate::upkeep) type PrefixMap<V> = HashMap<u64, V, BuildHasherDefault<Itself>>;
 
 impl Hasher for Itself {
     fn write(&mut self, bytes: &[u8]) {
@@ -53,11 +56,6 @@ pub(super) struct Marker<'a> {
     observer: &'a dyn Observer,
     passes: u64,
     pass: u64,
-}
-
-fn prefix(id: &ContentId) -> u64 {
-    let (head, _) = id.as_bytes().split_at(8);
-    head.iter().fold(0, |n, b| n << 8 | u64::from(*b))
 }
 
 impl<'a> Marker<'a> {
@@ -96,7 +94,7 @@ impl Marks {
         })?;
         let (first, last) = self.range;
         let mark = |id: ContentId| {
-            let prefix = prefix(&id);
+            let prefix = id.prefix();
             if (first..=last).contains(&prefix) {
                 self.set.insert(prefix);
             }
@@ -107,7 +105,7 @@ impl Marks {
 
     /// Whether a layer needs a chunk; `None` if that is another pass's to say.
     pub(super) fn alive(&self, id: &ContentId) -> Option<bool> {
-        let prefix = prefix(id);
+        let prefix = id.prefix();
         (self.range.0..=self.range.1).contains(&prefix).then(|| self.set.contains(&prefix))
     }
 

@@ -24,3 +24,25 @@ pub(crate) struct Fsck {
     #[arg(long)]
     pub(crate) full: bool,
 }
+
+/// Say what keeps something from gc
+///
+/// What nothing keeps is garbage: `gc` removes it.
+#[derive(Args)]
+#[command(after_help = "EXAMPLES:\n  layerstore why app:1\n  layerstore why 01980715c5b3 --json | jq .kept_by")]
+pub(crate) struct Why {
+    /// A layer, by the first digits of its diff_id; an image; or the whole digest of a blob or chain
+    pub(crate) what: String,
+}
+
+/// Show what the store holds and what it takes on disk
+#[derive(Args)]
+#[command(after_help = "EXAMPLES:
+  layerstore usage
+  layerstore usage --images
+  layerstore usage --json | jq .disk.total")]
+pub(crate) struct Usage {
+    /// Show what each image takes alone, and what it shares; and what gc would give back
+    #[arg(long)]
+    pub(crate) images: bool,
+}

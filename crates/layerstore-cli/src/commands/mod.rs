@@ -20,3 +20,4 @@ pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod snapshot;
 pub(crate) mod usage;
+pub(crate) mod why;

@@ -1,12 +1,18 @@
 //! `layerstore usage`.
 
+use crate::args::Usage;
 use crate::context::Context;
 use crate::errors::Failure;
+use crate::names::escape;
 use crate::output::{Table, size};
-use serde_json::json;
+use layerstore::Store;
+use serde_json::{Value, json};
 
-pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, args: &Usage) -> Result<(), Failure> {
     let store = context.store()?;
+    if args.images {
+        return by_image(context, &store);
+    }
     let usage = store.usage()?;
     if context.json() {
         return context.out().json(&json!({
@@ -35,4 +41,28 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
 /// How many times smaller the store is than the tars.
 fn times(tar: u64, disk: u64) -> String {
     if tar == 0 || disk == 0 { String::new() } else { format!("{:.1} times smaller", tar as f64 / disk as f64) }
+}
+
+fn by_image(context: &Context, store: &Store) -> Result<(), Failure> {
+    let usage = store.usage_by_image(&())?;
+    if context.json() {
+        let image =
+            |i: &layerstore::ImageUsage| json!({ "name": i.name, "exclusive": i.exclusive, "shared": i.shared });
+        let images: Vec<Value> = usage.images.iter().map(image).collect();
+        return context.out().json(&json!({
+            "images": images, "shared": usage.shared, "others": usage.others, "reclaimable": usage.reclaimable,
+            "overhead": usage.overhead, "total": usage.total(),
+        }));
+    }
+    let mut table = Table::new(&["IMAGE", ">ALONE", ">SHARED"]);
+    for image in &usage.images {
+        table.row([escape(image.name.as_bytes()), size(image.exclusive), size(image.shared)]);
+    }
+    let mut all = |what: &str, bytes: u64| table.row([what.into(), size(bytes), String::new()]);
+    all("shared, counted once", usage.shared);
+    all("held layers and snapshots", usage.others);
+    all("garbage", usage.reclaimable);
+    all("database, tables", usage.overhead);
+    all("in all", usage.total());
+    table.print(context.out(), "")
 }

@@ -27,3 +27,25 @@ fn gc_shows_what_it_would_remove_then_removes_it() {
     assert_eq!(place.text(&["gc"]), "freed 0 B: 0 files and directories, 0 chunks\n");
     assert!(place.text(&["gc", "--quiet"]).is_empty());
 }
+
+#[test]
+fn why_and_usage_say_who_needs_what() {
+    let place = Place::new();
+    let layer = place.with_layer();
+    let why = &place.json(&["why", &layer[..8]])[0];
+    assert_eq!(
+        (why["what"].as_str(), why["kept_by"].as_array().map(Vec::len)),
+        (Some(&*format!("sha256:{layer}")), Some(1))
+    );
+    assert!(place.text(&["why", &layer]).contains("held as a layer of its own"));
+    let usage = &place.json(&["usage", "--images"])[0];
+    let number = |name: &str| usage[name].as_u64().expect("a number");
+    assert_eq!(number("total"), number("shared") + number("others") + number("reclaimable") + number("overhead"));
+    assert!(number("others") > 0 && number("reclaimable") == 0);
+    assert!(place.text(&["usage", "--images"]).contains("held layers"));
+
+    place.ok(&["rm", &layer]);
+    assert!(place.text(&["why", &layer]).contains("nothing keeps it"));
+    let usage = &place.json(&["usage", "--images"])[0];
+    assert!(usage["others"].as_u64() < Some(number("others")) && usage["reclaimable"].as_u64() > Some(0));
+}

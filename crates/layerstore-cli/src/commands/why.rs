@@ -1,0 +1,44 @@
+//! `layerstore why`.
+
+use crate::args::Why;
+use crate::context::Context;
+use crate::errors::Failure;
+use crate::names::{Named, escape, find};
+use layerstore::{Digest, ImageInfo, Keeper, Store};
+use serde_json::json;
+
+pub(crate) fn run(context: &Context, args: &Why) -> Result<(), Failure> {
+    let store = context.store()?;
+    let hex = args.what.strip_prefix("sha256:").unwrap_or(&args.what);
+    if let Ok(digest) = Digest::from_hex(hex) {
+        return show(context, &digest.to_string(), &store.keepers(&digest)?);
+    }
+    match find(&store, &args.what)? {
+        Named::Layer(layer) => show(context, &layer.diff_id.to_string(), &store.keepers(&layer.diff_id)?),
+        Named::Image(image) => of_image(context, &store, &image),
+    }
+}
+
+/// A name keeps itself; of interest is what else keeps its layers.
+fn of_image(context: &Context, store: &Store, image: &ImageInfo) -> Result<(), Failure> {
+    if !context.json() {
+        let name = escape(image.name.as_bytes());
+        context.out().line(format!("image {name} stays until `layerstore rm {name}`; its layers:"))?;
+    }
+    for layer in &image.layers {
+        show(context, &layer.to_string(), &store.keepers(layer)?)?;
+    }
+    Ok(())
+}
+
+fn show(context: &Context, what: &str, keepers: &[Keeper]) -> Result<(), Failure> {
+    let kept_by: Vec<String> = keepers.iter().map(ToString::to_string).collect();
+    if context.json() {
+        return context.out().json(&json!({ "what": what, "kept_by": kept_by }));
+    }
+    context.out().line(what)?;
+    if kept_by.is_empty() {
+        return context.out().line("  nothing keeps it");
+    }
+    kept_by.iter().try_for_each(|keeper| context.out().line(format!("  {}", escape(keeper.as_bytes()))))
+}
