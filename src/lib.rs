@@ -102,7 +102,8 @@ pub use snapshot::{
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
-    DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport, Usage,
+    DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,
+    RebuildOptions, RebuildReport, Usage,
 };
 
 /// The examples of README.md, compiled and run with the tests.

@@ -44,6 +44,13 @@ impl Store {
         Ok(Layer { store: self, diff_id: *diff_id, tar_size, entries, content })
     }
 
+    /// What the record of a layer says of it, whether or not the database knows the layer.
+    pub(crate) fn recorded_layer(&self, diff_id: &Digest) -> Result<crate::LayerInfo> {
+        let trailer = RecordReader::open(&self.record_path(diff_id), diff_id)?.trailer;
+        let (tar_size, entries) = (trailer.tar_size, trailer.entries);
+        Ok(crate::LayerInfo { diff_id: *diff_id, tar_size, entries, held: false })
+    }
+
     /// All layers, by diff_id.
     ///
     /// # Errors

@@ -9,8 +9,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Addresses reserved for a pack before its length is known.
-pub(super) const RESERVE: u64 = 1 << 30;
+/// Addresses reserved for a pack before its length is known; it has no more.
+pub(crate) const RESERVE: u64 = 1 << 30;
 /// Bytes gathered before a write: large enough to make it cheap, small enough to stay in a CPU's cache.
 const WRITE: usize = 1 << 20;
 /// More chunks and members than this make the next pack, so that a table stays a few MiB.

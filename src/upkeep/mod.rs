@@ -1,9 +1,12 @@
-//! Looking after a store: what it takes, what of it is garbage, whether it is sound.
+//! Looking after a store: what it takes, what of it is garbage, whether it is sound, and mending it.
 
 mod fsck;
 mod gc;
+mod rebuild;
 mod usage;
+mod verify;
 
 pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
 pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
+pub use rebuild::{RebuildOptions, RebuildReport};
 pub use usage::Usage;
