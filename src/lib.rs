@@ -103,7 +103,7 @@ pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,
-    RebuildOptions, RebuildReport, Usage,
+    PartOfChunk, RebuildOptions, RebuildReport, RepairOptions, RepairReport, RepairSource, Usage,
 };
 
 /// The examples of README.md, compiled and run with the tests.

@@ -3,10 +3,12 @@
 mod fsck;
 mod gc;
 mod rebuild;
+mod repair;
 mod usage;
 mod verify;
 
 pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
 pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 pub use rebuild::{RebuildOptions, RebuildReport};
+pub use repair::{PartOfChunk, RepairOptions, RepairReport, RepairSource};
 pub use usage::Usage;

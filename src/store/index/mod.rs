@@ -11,6 +11,7 @@
 //! | `leases.rs` | leases and what they keep |
 //! | `garbage.rs` | dead chunks, counters |
 //! | `check.rs` | what fsck asks |
+//! | `mend.rs` | what repair asks and changes |
 //! | `restore.rs`, `salvage.rs` | what a rebuild writes, and reads of a damaged database |
 //! | `roots.rs` | all that keeps something, read at once |
 
@@ -19,6 +20,7 @@ mod check;
 mod chunks;
 mod garbage;
 mod leases;
+mod mend;
 mod restore;
 mod roots;
 mod salvage;

@@ -90,20 +90,8 @@ impl<'s, 'p> Removal<'s, 'p> {
         }
     }
 
-    /// A metadata image goes only when no mount has it open, in whatever namespace: an overlay goes on using it after it
-    /// was unmounted here.
     fn image(&self, chain: &Digest) -> Result<bool> {
-        let root = self.store.path();
-        let (mount, image) = (root.join("mounts").join(chain.hex()), root.join("images").join(chain.hex() + ".erofs"));
-        if !image.exists() || (is_mount_point(&mount) && unmount(&mount).is_err()) {
-            return Ok(false);
-        }
-        let taken = if_nobody_has(&image, || self.take(&image))?.unwrap_or(false);
-        if taken {
-            // Only an empty directory, and one that no mount covers, can be removed like this.
-            let _ = fs::remove_dir(mount);
-        }
-        Ok(taken)
+        take_image(self.store.path(), chain, |image| self.take(image))
     }
 
     fn take_unmounted(&self, path: &Path) -> Result<bool> {
@@ -119,6 +107,25 @@ impl<'s, 'p> Removal<'s, 'p> {
             Err(e) => Err(io_error("move away", path, e)),
         }
     }
+}
+
+/// Has `take` move a metadata image away, but only when no mount has it open, in whatever namespace: an overlay goes on
+/// using it after it was unmounted here. False if it stays.
+pub(in crate::upkeep) fn take_image(
+    root: &Path,
+    chain: &Digest,
+    take: impl FnOnce(&Path) -> Result<bool>,
+) -> Result<bool> {
+    let (mount, image) = (root.join("mounts").join(chain.hex()), root.join("images").join(chain.hex() + ".erofs"));
+    if !image.exists() || (is_mount_point(&mount) && unmount(&mount).is_err()) {
+        return Ok(false);
+    }
+    let taken = if_nobody_has(&image, || take(&image))?.unwrap_or(false);
+    if taken {
+        // Only an empty directory, and one that no mount covers, can be removed like this.
+        let _ = fs::remove_dir(mount);
+    }
+    Ok(taken)
 }
 
 fn digest(garbage: &Garbage) -> Option<Digest> {

@@ -25,6 +25,8 @@ use crate::snapshot::forget_implied;
 use crate::store::Store;
 use crate::sys::lock::Lock;
 use crate::sys::mounts::MountTables;
+pub(super) use files::take_image;
+
 use files::Removal;
 use marks::Marker;
 use space::Space;
