@@ -6,11 +6,12 @@ mod build;
 mod support;
 
 use layerstore::{
-    Detected, Digest, ErrorKind, FsckOptions, GcOptions, ImportOptions, Limits, RebuildOptions, RebuildReport,
-    Selector, Store, detect,
+    CommitOptions, Detected, Digest, DriverKind, ErrorKind, FsckOptions, GcOptions, ImportOptions, Labels, Limits,
+    RebuildOptions, RebuildReport, Selector, Snapshotter, SnapshotterOptions, Store, detect,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use support::{export, import, noise, rows, words, write_image};
 use tempfile::TempDir;
@@ -193,4 +194,85 @@ fn addresses_are_not_given_out_again() {
     let new = after.iter().find(|name| !before.contains(name)).expect("a new pack");
     assert!(u64::from_str_radix(&new[..11], 16).expect("an address") >= base + (1 << 30), "{new}");
     assert_eq!(rows(&sound.root, "packs"), after.len() as u64);
+}
+
+fn snapshots(root: &Path, namespace: &str) -> Snapshotter {
+    let options = SnapshotterOptions::default().driver(DriverKind::Copy).namespace(namespace);
+    Snapshotter::open(Arc::new(Store::open(root).expect("a store")), &options).expect("the copy driver")
+}
+
+#[test]
+fn what_was_written_to_snapshots_outlives_the_database() {
+    let sound = sound();
+    let first = snapshots(&sound.root, "ns");
+    let labels: Labels = [("a".to_owned(), "b".to_owned())].into();
+    let below = first.commit_image(&first.store().image("i").expect("an image"), &()).expect("commits");
+    first.prepare("work", below.as_deref(), &labels, &()).expect("prepares");
+    let info = first.stat("work").expect("a snapshot");
+    drop(first);
+    let dirs = support::names(&sound.root, "snapshots");
+    let number: u64 = dirs[0].parse().expect("a number");
+    let file = sound.root.join("snapshots").join(&dirs[0]).join("fs/precious");
+    fs::write(&file, "mine").expect("a file");
+
+    // A database that can be read explains its directories.
+    let report = rebuild(&sound.root);
+    assert_eq!((report.snapshots, report.lost.len()), (3, 0));
+    let again = snapshots(&sound.root, "ns");
+    assert_eq!(again.stat("work").expect("a snapshot"), info);
+    again.cleanup().expect("a cleanup");
+    assert!(file.exists());
+    drop(again);
+
+    fs::remove_file(sound.root.join("index.db")).expect("the database");
+    let report = rebuild(&sound.root);
+    assert_eq!((report.snapshots, &report.lost[..]), (0, &[sound.root.join("snapshots").join(&dirs[0])][..]));
+    let lost = snapshots(&sound.root, "lost+found");
+    lost.cleanup().expect("a cleanup");
+    let gc = GcOptions::default();
+    lost.store().gc(&lost.store().gc_plan(&gc, &()).expect("a plan"), &gc, &()).expect("gc");
+    assert_eq!(fs::read(&file).expect("still there"), b"mine");
+    lost.prepare("new", None, &Labels::new(), &()).expect("prepares");
+    let new = support::names(&sound.root, "snapshots").into_iter().find(|n| !dirs.contains(n)).expect("a directory");
+    assert!(new.parse::<u64>().expect("a number") > number, "{new}");
+    let layer = lost.commit("found", &dirs[0], &CommitOptions::default(), &()).expect("commits").expect("a layer");
+    let mut content = Vec::new();
+    let root = lost.store().root(&[layer]).expect("a root");
+    root.open(b"/precious").expect("a file").copy_to(&mut content).expect("its content");
+    assert_eq!(content, b"mine");
+}
+
+/// Whichever page of the database is damaged: everything but names is there, and the names of the other pages.
+#[test]
+fn a_damaged_page_costs_what_is_on_it() {
+    let sound = sound();
+    let layout = sound.root.parent().expect("a directory").join("layout");
+    let store = Store::open(&sound.root).expect("a store");
+    let Ok(Detected::Image(source)) = detect(&layout, &sound.root, &Limits::default()) else { panic!("no image") };
+    for n in 0..120 {
+        let name = format!("registry.example.org/some/long/enough/name/of/an/image:{n:03}");
+        store
+            .import_image(&source, &Selector::default(), Some(&name), &ImportOptions::default(), &())
+            .expect("an image");
+    }
+    drop(store);
+    let path = database(&sound.root);
+    let good = fs::read(&path).expect("the database");
+    let mut partial = 0;
+    for page in 1..good.len() / 4096 {
+        let bad = [&good[..page * 4096], &noise(page as u64, 4096), &good[(page + 1) * 4096..]].concat();
+        fs::write(&path, &bad).expect("the database");
+        let report = rebuild(&sound.root);
+        assert!(report.is_clean() && report.layers == 3, "page {page}: {report:?}");
+        assert_eq!(report.images.len() == 121, !report.unsalvaged.contains(&"images"), "page {page}: {report:?}");
+        partial += usize::from((1..121).contains(&report.images.len()));
+        fs::remove_file(report.set_aside.expect("the old one")).expect("the old one");
+        for part in ["-wal", "-shm"] {
+            let _ = fs::remove_file(sound.root.join(format!("index.db{part}")));
+        }
+    }
+    assert!(partial > 1, "some names are on other pages than some others");
+    fs::write(&path, &good).expect("the database");
+    rebuild(&sound.root);
+    assert_whole(&sound);
 }

@@ -60,7 +60,7 @@ fn rebuild(root: &Path, options: &RebuildOptions, observer: &dyn Observer) -> Re
     let (old, new) = (scratch.path().join("old"), scratch.path().join("new"));
     make_dir(&old)?;
     make_dir(&new)?;
-    let salvage = Salvage::read(&root.join("index.db"), &old);
+    let salvage = Salvage::read(&root.join("index.db"), &old)?;
     let store = Store::draft(&root, &new, alone)?;
     let mut rebuild = Rebuild { store: &store, salvage: &salvage, options, observer, report: RebuildReport::default() };
     rebuild.told();

@@ -32,7 +32,7 @@ impl Rebuild<'_> {
                     top = top.max(base.saturating_add(PACK_MAX));
                     let next = files.get(at + 1).map_or(ADDRESS_LIMIT, |(base, _)| *base);
                     let end = (end / BLOCK * BLOCK).clamp(base + BLOCK, next);
-                    (self.salvage.chunks(base / BLOCK, end / BLOCK), end)
+                    (self.salvage.chunks(base / BLOCK, end / BLOCK)?, end)
                 }
             };
             if files[..at].iter().any(|(_, before)| *before > base) {
