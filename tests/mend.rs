@@ -6,12 +6,14 @@ mod build;
 mod support;
 
 use layerstore::{
-    Chunking, Detected, Digest, ErrorKind, FsckOptions, FsckReport, GcOptions, ImportOptions, Limits, OpenOptions,
-    RebuildOptions, RepairOptions, RepairReport, RepairSource, Selector, Store, detect,
+    Chunking, Detected, Digest, DriverKind, ErrorKind, FsckOptions, FsckReport, GcOptions, ImportOptions, Labels,
+    Limits, OpenOptions, RebuildOptions, RepairOptions, RepairReport, RepairSource, Selector, Snapshotter,
+    SnapshotterOptions, Store, detect,
 };
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use support::{export, import, noise, words, write_image};
 use tempfile::TempDir;
 
@@ -278,4 +280,51 @@ fn a_bundle_of_which_only_a_part_is_left_gives_way() {
     assert_eq!((report.parts[0].found, report.parts[0].of), (7_000, Some(21_000)));
     assert!(export(&store, &Digest::of(&some)) == some);
     image.assert_whole(&store, "a part");
+}
+
+/// The kernel reads chunks where an image says they are: one that shows a damaged place serves no new mount.
+#[test]
+fn images_of_damaged_chunks_are_made_anew() {
+    if !support::namespaced("images_of_damaged_chunks_are_made_anew") {
+        return;
+    }
+    let image = image();
+    let store = Arc::new(image.store(false));
+    let options = SnapshotterOptions::default().driver(DriverKind::Erofs);
+    let snapshots = match Snapshotter::open(store.clone(), &options) {
+        Err(e) if e.kind() == ErrorKind::Unsupported => return println!("skipped: no erofs here: {e}"),
+        snapshots => snapshots.expect("the driver works here"),
+    };
+    let top = snapshots.commit_image(&store.image("i").expect("an image"), &()).expect("commits");
+    let view = |key: &str| {
+        let mounts = snapshots.view(key, top.as_deref(), &Labels::new(), &()).expect("a view");
+        support::inside(image.dir.path(), &mounts, |root| fs::read(root.join("noise")).expect("a file"))
+    };
+    assert!(view("first") == noise(1, 200_000));
+    let pack = files(&store).into_iter().find(|p| p.extension().is_some_and(|e| e == "pack")).expect("a pack");
+    let bytes = fs::read(&pack).expect("a pack");
+    let raw = noise(1, 64);
+    let place = bytes.windows(64).position(|w| w == raw).expect("a raw chunk") as u64;
+    let caches = || fs::write("/proc/sys/vm/drop_caches", "3").expect("root");
+    flip(&pack, place);
+    caches();
+
+    // The first view may be mounted at any time from what is mounted now.
+    let report = repair(&store, Some(&detected(&image.layout)));
+    assert!(report.remaining.is_clean() && report.chunks.len() == 1, "{report:?}");
+    assert_eq!((report.images.len(), report.mounted.len()), (0, 1), "{report:?}");
+    assert!(!report.is_clean());
+    let gc = GcOptions::default();
+    store.gc(&store.gc_plan(&gc, &()).expect("a plan"), &gc, &()).expect("gc");
+    assert_eq!(repair(&store, None).mounted, report.mounted);
+
+    snapshots.remove("first").expect("a view");
+    let settled = repair(&store, None);
+    assert!(settled.is_clean() && settled.images == report.mounted, "{settled:?}");
+    caches();
+    assert!(view("second") == noise(1, 200_000), "what is mounted now is sound");
+    assert!(support::names(store.path(), "images").iter().all(|name| !name.ends_with(".stale")));
+    snapshots.remove("second").expect("a view");
+    drop(store);
+    snapshots.close().expect("unmounts");
 }

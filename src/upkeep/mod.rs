@@ -4,6 +4,7 @@ mod fsck;
 mod gc;
 mod rebuild;
 mod repair;
+mod stale;
 mod usage;
 mod verify;
 

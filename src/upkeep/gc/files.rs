@@ -14,6 +14,7 @@ use crate::sys::mount::{is_mount_point, unmount};
 use crate::sys::mounts::MountTables;
 use crate::sys::openers::if_nobody_has;
 use crate::sys::publish::io_error;
+use crate::upkeep::stale;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -90,8 +91,30 @@ impl<'s, 'p> Removal<'s, 'p> {
         }
     }
 
+    /// A metadata image goes only when no mount has it open, in whatever namespace: an overlay goes on using it after it
+    /// was unmounted here.
     fn image(&self, chain: &Digest) -> Result<bool> {
-        take_image(self.store.path(), chain, |image| self.take(image))
+        let root = self.store.path();
+        let (mount, image) = (root.join("mounts").join(chain.hex()), root.join("images").join(chain.hex() + ".erofs"));
+        if !image.exists() || (is_mount_point(&mount) && unmount(&mount).is_err()) {
+            return Ok(false);
+        }
+        let taken = if_nobody_has(&image, || self.take(&image))?.unwrap_or(false);
+        if taken {
+            // Only an empty directory, and one that no mount covers, can be removed like this.
+            let _ = fs::remove_dir(mount);
+        }
+        Ok(taken)
+    }
+
+    /// Images that only mounts needed which are gone by now.
+    pub(super) fn stale(&self) -> Result<()> {
+        let root = self.store.path();
+        if stale::images(root)?.is_empty() {
+            return Ok(());
+        }
+        let drop_unused = |change: &Change<'_>| stale::drop_unused(root, change, |image| self.take(image)).map(drop);
+        self.store.with_index(|index| index.write(drop_unused))
     }
 
     fn take_unmounted(&self, path: &Path) -> Result<bool> {
@@ -107,25 +130,6 @@ impl<'s, 'p> Removal<'s, 'p> {
             Err(e) => Err(io_error("move away", path, e)),
         }
     }
-}
-
-/// Has `take` move a metadata image away, but only when no mount has it open, in whatever namespace: an overlay goes on
-/// using it after it was unmounted here. False if it stays.
-pub(in crate::upkeep) fn take_image(
-    root: &Path,
-    chain: &Digest,
-    take: impl FnOnce(&Path) -> Result<bool>,
-) -> Result<bool> {
-    let (mount, image) = (root.join("mounts").join(chain.hex()), root.join("images").join(chain.hex() + ".erofs"));
-    if !image.exists() || (is_mount_point(&mount) && unmount(&mount).is_err()) {
-        return Ok(false);
-    }
-    let taken = if_nobody_has(&image, || take(&image))?.unwrap_or(false);
-    if taken {
-        // Only an empty directory, and one that no mount covers, can be removed like this.
-        let _ = fs::remove_dir(mount);
-    }
-    Ok(taken)
 }
 
 fn digest(garbage: &Garbage) -> Option<Digest> {

@@ -25,8 +25,6 @@ use crate::snapshot::forget_implied;
 use crate::store::Store;
 use crate::sys::lock::Lock;
 use crate::sys::mounts::MountTables;
-pub(super) use files::take_image;
-
 use files::Removal;
 use marks::Marker;
 use space::Space;
@@ -78,6 +76,7 @@ impl Store {
         let removal = Removal::begin(self, plan)?;
         removal.rows()?;
         removal.files(observer, &mut report)?;
+        removal.stale()?;
         drop(removal);
         report.chunks = chunks::kill(self, observer)?;
         report.waiting = chunks::bury(self, observer)?;

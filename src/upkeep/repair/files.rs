@@ -8,9 +8,8 @@ use crate::format::erofs::read::Image;
 use crate::layer::{ImportOptions, LayerJob, import_layers};
 use crate::observe::check;
 use crate::store::{Change, Ingest, Outcome, chunk_refs};
-use crate::sys::mount::is_mount_point;
 use crate::sys::publish::{Draft, io_error, sync_dir};
-use crate::upkeep::gc::take_image;
+use crate::upkeep::stale;
 use std::fs::{self, File};
 use std::io::Seek;
 use std::path::Path;
@@ -115,10 +114,24 @@ impl Repair<'_> {
             let chain = path.file_stem().and_then(|name| Digest::from_hex(name.to_str()?).ok());
             let Some(chain) = chain.filter(|_| path.extension().is_some_and(|e| e == "erofs")) else { continue };
             if self.needs.images.contains(&chain) || self.shows_damage(&path) {
-                let gone = self.store.with_index(|index| index.write(|change| self.drop_image(change, &chain)))?;
-                (if gone { &mut self.report.images } else { &mut self.report.mounted }).push(path);
+                self.store.with_index(|index| index.write(|_| stale::retire(self.store.path(), &chain)))?;
             }
         }
+        self.stale_images()
+    }
+
+    /// Removes the images that lost their names, as far as nobody has them mounted.
+    pub(super) fn stale_images(&mut self) -> Result<()> {
+        let root = self.store.path();
+        if stale::images(root)?.is_empty() {
+            return Ok(());
+        }
+        let take = |image: &Path| {
+            let target = self.scratch.path().join(image.file_name().unwrap_or_default());
+            fs::rename(image, target).map_err(|e| io_error("move away", image, e)).map(|()| true)
+        };
+        let drop_unused = |change: &Change<'_>| stale::drop_unused(root, change, take);
+        (self.report.images, self.report.mounted) = self.store.with_index(|index| index.write(drop_unused))?;
         Ok(())
     }
 
@@ -128,18 +141,5 @@ impl Repair<'_> {
         let Ok(ranges) = ranges else { return true };
         let damaged = |start: u64, end: u64| self.needs.blocks.iter().any(|b| b.start < end && start < b.end);
         ranges.iter().any(|range| damaged(range.start.into(), range.end.into()))
-    }
-
-    /// False if it must stay: somebody has it mounted, or was told to mount what is mounted of it.
-    fn drop_image(&self, change: &Change<'_>, chain: &Digest) -> Result<bool> {
-        let root = self.store.path();
-        let lower = format!("mounts/{}", chain.hex());
-        if is_mount_point(&root.join(&lower)) && change.snapshots()?.iter().any(|row| row.lowers.contains(&lower)) {
-            return Ok(false);
-        }
-        take_image(root, chain, |image| {
-            let target = self.scratch.path().join(format!("image-{}", chain.hex()));
-            fs::rename(image, target).map_err(|e| io_error("move away", image, e)).map(|()| true)
-        })
     }
 }

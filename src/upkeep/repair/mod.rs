@@ -52,14 +52,15 @@ impl Store {
         let fsck = FsckOptions::default().full(true).threads(options.threads);
         let before = self.fsck(&fsck, observer)?;
         let mut report = RepairReport { findings: before.findings.len(), ..RepairReport::default() };
-        if before.is_clean() {
-            report.remaining = before;
-            return Ok(report);
-        }
         let needs = Needs::of(self, &before)?;
         let scratch = self.scratch()?;
+        let source = source.filter(|_| !before.is_clean());
         let donors = Donors::open(self, source, &needs.layers, scratch.path(), (observer, &mut report))?;
         let mut repair = Repair { store: self, options, observer, needs, donors: &donors, scratch: &scratch, report };
+        if before.is_clean() {
+            repair.stale_images()?;
+            return Ok(RepairReport { remaining: before, ..repair.report });
+        }
         repair.chunks()?;
         repair.records()?;
         repair.blobs()?;
