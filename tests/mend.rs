@@ -193,6 +193,19 @@ fn layers_are_mended_from_their_blobs_one_by_one() {
     image.assert_whole(&store, "all layers");
 }
 
+/// Without its records nothing tells what was in a chunk: the layers are imported again, and nothing of them may refer to
+/// chunks that are known and lost.
+#[test]
+fn everything_comes_back_from_a_store_that_cut_it_otherwise() {
+    let image = image();
+    let store = image.store(false);
+    drop(image.other());
+    files(&store).into_iter().for_each(|path| fs::remove_file(path).expect("a file"));
+    let report = repair(&store, Some(&detected(&image.dir.path().join("other"))));
+    assert!(report.is_clean() && report.records.len() == 2 && report.blobs.len() == 2, "{report:?}");
+    image.assert_whole(&store, "everything");
+}
+
 #[test]
 fn kept_blobs_are_a_source() {
     let image = image();

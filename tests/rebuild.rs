@@ -6,10 +6,12 @@ mod build;
 mod support;
 
 use layerstore::{
-    CommitOptions, Detected, Digest, DriverKind, ErrorKind, FsckOptions, GcOptions, ImportOptions, Labels, Limits,
-    RebuildOptions, RebuildReport, Selector, Snapshotter, SnapshotterOptions, Store, detect,
+    CommitOptions, DamageKind, Detected, Digest, DriverKind, ErrorKind, FsckOptions, GcOptions, ImportOptions, Labels,
+    Limits, RebuildOptions, RebuildReport, RepairOptions, RepairSource, Selector, Snapshotter, SnapshotterOptions,
+    Store, detect,
 };
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,6 +196,63 @@ fn addresses_are_not_given_out_again() {
     let new = after.iter().find(|name| !before.contains(name)).expect("a new pack");
     assert!(u64::from_str_radix(&new[..11], 16).expect("an address") >= base + (1 << 30), "{new}");
     assert_eq!(rows(&sound.root, "packs"), after.len() as u64);
+}
+
+fn flip(path: &Path, place: u64) {
+    let file = fs::File::options().read(true).write(true).open(path).expect("a pack");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place).expect("a byte of it");
+    file.write_all_at(&[byte[0] ^ 0x40], place).expect("a byte of it");
+}
+
+/// Where a pack's table is damaged, the old database says where its chunks are, and their ids whether that is true.
+#[test]
+fn chunks_of_a_pack_without_a_table_are_found_by_the_old_database() {
+    let sound = sound();
+    let name = support::names(&sound.root, "packs").remove(0);
+    let pack = sound.root.join("packs").join(&name);
+    let base = u64::from_str_radix(&name[..11], 16).expect("an address");
+    flip(&pack, fs::metadata(&pack).expect("a pack").len() - 50);
+    let report = rebuild(&sound.root);
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+    assert_eq!((report.findings[0].kind, &report.findings[0].file), (DamageKind::Pack, &pack));
+    let store = Store::open(&sound.root).expect("a store");
+    sound.tars.iter().for_each(|tar| assert!(export(&store, &Digest::of(tar)) == *tar));
+    drop(store);
+
+    // A chunk that is damaged as well is left out, and its layer says so.
+    flip(&pack, base + 2 * 4096 - 1);
+    let report = rebuild(&sound.root);
+    let missing: Vec<_> = report.findings.iter().filter(|f| f.kind == DamageKind::Record).collect();
+    assert!(report.damaged == 1 && !missing.is_empty(), "{report:?}");
+    assert!(missing.iter().all(|f| f.chunk.is_some() && !f.layers.is_empty()), "{report:?}");
+    let store = Store::open(&sound.root).expect("a store");
+    let mended = store.repair(None, &RepairOptions::default(), &()).expect("a report");
+    assert!(mended.moved > 0 && mended.packs == [pack], "{mended:?}");
+    let source = RepairSource::detect(&sound.root.with_file_name("layout"), &sound.root, &Limits::default());
+    store.repair(Some(&source.expect("a layout")), &RepairOptions::default(), &()).expect("a report");
+    drop(store);
+    assert_whole(&sound);
+}
+
+#[test]
+fn a_lost_pack_and_lost_records_are_told_and_can_be_repaired() {
+    let sound = sound();
+    let pack = sound.root.join("packs").join(support::names(&sound.root, "packs").remove(0));
+    fs::remove_file(pack).expect("a pack");
+    fs::remove_file(sound.root.join("layers").join(format!("{}.layer", Digest::of(&sound.tars[1]).hex())))
+        .expect("a record");
+    fs::remove_file(sound.root.join("index.db")).expect("the database");
+    let report = rebuild(&sound.root);
+    let hurt: std::collections::BTreeSet<_> = report.findings.iter().flat_map(|f| f.layers.clone()).collect();
+    assert!(hurt.contains(&Digest::of(&sound.tars[0])) && hurt.contains(&Digest::of(&sound.tars[1])), "{report:?}");
+    assert_eq!((report.layers, report.unnamed.len()), (3, 1));
+    let store = Store::open(&sound.root).expect("a store");
+    // The blobs of the image were kept.
+    let mended = store.repair(None, &RepairOptions::default(), &()).expect("a report");
+    assert!(mended.is_clean(), "{mended:?}");
+    drop(store);
+    assert_whole(&sound);
 }
 
 fn snapshots(root: &Path, namespace: &str) -> Snapshotter {

@@ -9,14 +9,15 @@ use serde_json::{Value, json};
 use std::process::ExitCode;
 
 pub(crate) fn run(context: &Context, args: &Fsck) -> Result<ExitCode, Failure> {
-    if args.rebuild {
-        rebuild(context)?;
-    }
+    let told = if args.rebuild { rebuild(context)? } else { vec![] };
     let store = context.store()?;
     let progress = context.progress(None);
     let report = store.fsck(&FsckOptions::default().full(args.full), &progress)?;
     progress.clear();
     tell(context, &report.findings)?;
+    // What nothing in the new database refers to, fsck does not find again.
+    let told: Vec<_> = told.into_iter().filter(|finding| !report.findings.contains(finding)).collect();
+    tell(context, &told)?;
     let counts = &report.counts;
     if context.json() {
         context.out().json(&json!({
@@ -31,7 +32,7 @@ pub(crate) fn run(context: &Context, args: &Fsck) -> Result<ExitCode, Failure> {
             counts.layers, counts.packs, counts.chunks, counts.blobs, counts.images
         ))?;
     }
-    Ok(exit(report.is_clean()))
+    Ok(exit(report.is_clean() && told.is_empty()))
 }
 
 /// Whether something is damaged, for scripts.
@@ -47,19 +48,20 @@ pub(super) fn tell(context: &Context, findings: &[Finding]) -> Result<(), Failur
     })
 }
 
-fn rebuild(context: &Context) -> Result<(), Failure> {
+/// Returns what was found to be damaged.
+fn rebuild(context: &Context) -> Result<Vec<Finding>, Failure> {
     let progress = context.progress(None);
     let report = Store::rebuild(context.store_dir()?, &RebuildOptions::default(), &progress)?;
     progress.clear();
     if context.json() {
         let lost: Vec<_> = report.lost.iter().map(|path| path.to_string_lossy()).collect();
-        return context.out().json(&json!({ "rebuilt": {
+        context.out().json(&json!({ "rebuilt": {
             "set_aside": report.set_aside.as_ref().map(|path| path.to_string_lossy()), "unsalvaged": report.unsalvaged,
             "packs": report.packs, "chunks": report.chunks, "bytes": report.bytes, "gone": report.gone,
             "damaged": report.damaged, "layers": report.layers, "images": report.images, "unnamed": report.unnamed,
             "blobs": report.blobs, "snapshots": report.snapshots, "lost_snapshots": lost,
-            "findings": report.findings.iter().map(to_json).collect::<Vec<_>>(),
-        } }));
+        } }))?;
+        return Ok(report.findings);
     }
     let (out, images) = (context.out(), report.images.len() + report.unnamed.len());
     if !context.quiet() {
@@ -87,8 +89,7 @@ fn rebuild(context: &Context) -> Result<(), Failure> {
     if report.damaged > 0 {
         out.line(format!("{} chunks are damaged and were left out", report.damaged))?;
     }
-    // What fsck does not find by itself, as nothing in the new database refers to it.
-    report.findings.iter().filter(|f| f.layers.is_empty()).try_for_each(|finding| show(context, finding))
+    Ok(report.findings)
 }
 
 pub(super) fn to_json(finding: &Finding) -> Value {
