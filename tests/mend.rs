@@ -106,11 +106,14 @@ fn flip(path: &Path, place: u64) {
     file.write_all_at(&[byte[0] ^ 0x40], place).expect("a byte of it");
 }
 
+/// A way to damage a file, and its name.
+type Damage = (String, Box<dyn Fn(&Path)>);
+
 /// Ways to damage a file, some places of it each.
-fn damages(path: &Path) -> Vec<(String, Box<dyn Fn(&Path)>)> {
+fn damages(path: &Path) -> Vec<Damage> {
     let len = fs::metadata(path).expect("a file").len();
     let first = if path.extension().is_some_and(|e| e == "pack") { 4096 } else { 0 };
-    let mut ways: Vec<(String, Box<dyn Fn(&Path)>)> = vec![];
+    let mut ways: Vec<Damage> = vec![];
     let step = ((len - first) / 6).max(1);
     for place in (first..len).step_by(step as usize).chain([len - 1]) {
         ways.push((format!("byte {place}"), Box::new(move |path| flip(path, place))));
@@ -227,7 +230,7 @@ fn sound_chunks_leave_a_damaged_pack_without_any_source() {
     flip(&pack, end - 50);
     let report = repair(&store, None);
     assert!(report.is_clean() && report.moved > 0 && report.chunks.is_empty(), "{report:?}");
-    assert_eq!(report.packs, [pack.clone()]);
+    assert_eq!(&report.packs[..], std::slice::from_ref(&pack));
     assert!(!pack.exists());
     image.assert_whole(&store, "footer");
     // The new table says which small files are where.

@@ -62,7 +62,7 @@ impl Rebuild<'_> {
                 continue;
             };
             let len = found.metadata().map_err(|e| io_error("stat", &found.path(), e))?.len();
-            if base.is_multiple_of(BLOCK) && base >= BLOCK && base < ADDRESS_LIMIT {
+            if base.is_multiple_of(BLOCK) && (BLOCK..ADDRESS_LIMIT).contains(&base) {
                 files.push((base, len));
             }
         }

@@ -98,11 +98,11 @@ impl<'a> Donors<'a> {
 
     /// Copies the blob with this digest to `draft`; false if nobody has it.
     pub(super) fn blob(&self, digest: &Digest, draft: impl Fn() -> Result<Draft>) -> Result<Option<Draft>> {
-        let documents = self.images.iter().flat_map(|plan| {
+        let mut documents = self.images.iter().flat_map(|plan| {
             let manifest = plan.manifest.iter().map(|m| (m.digest, &m.json));
             manifest.chain([(plan.config_digest, &plan.config)])
         });
-        for (_, bytes) in documents.filter(|(d, _)| d == digest) {
+        if let Some((_, bytes)) = documents.find(|(d, _)| d == digest) {
             return copy(&bytes[..], digest, draft()?);
         }
         let mut files: Vec<PathBuf> = self.given.iter().map(|store| store.blob_path(digest)).collect();
