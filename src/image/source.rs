@@ -150,7 +150,16 @@ impl ImageSource {
     /// several do, with the list of those there are; [`Unsupported`](crate::ErrorKind::Unsupported) for artifacts that
     /// are no images.
     pub fn select(&self, selector: &Selector) -> Result<ImagePlan> {
-        let candidate = &self.candidates[choose(&self.candidates, selector)?];
+        self.plan(&self.candidates[choose(&self.candidates, selector)?])
+    }
+
+    /// Every image there is, once, as [`select`](Self::select) gives it.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = Result<ImagePlan>> + '_ {
+        let first = |(at, c): &(usize, &Candidate)| !self.candidates[..*at].iter().any(|b| b.number == c.number);
+        self.candidates.iter().enumerate().filter(first).map(|(_, candidate)| self.plan(candidate))
+    }
+
+    fn plan(&self, candidate: &Candidate) -> Result<ImagePlan> {
         let plan = match &self.contents {
             Contents::Oci(layout) => layout.plan(&self.members, candidate),
             Contents::Docker(archive) => archive.plan(&self.members, candidate),

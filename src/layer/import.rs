@@ -87,6 +87,11 @@ impl LayerDone {
         Self { number: 0, info, blob, content, record, kept: None, borrowed: true }
     }
 
+    /// The record, to be published by itself: what it refers to is on disk already.
+    pub(crate) fn into_record(self) -> (LayerInfo, Draft) {
+        (self.info, self.record)
+    }
+
     /// Adds the layer's files to `outcome`; returns what the database is to know.
     pub(crate) fn publish(self, store: &Store, outcome: &mut Outcome) -> (LayerInfo, BlobInfo) {
         let diff_id = self.info.diff_id;

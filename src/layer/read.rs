@@ -44,6 +44,19 @@ impl Store {
         Ok(Layer { store: self, diff_id: *diff_id, tar_size, entries, content })
     }
 
+    /// What the record of a layer says of it, whether or not the database knows the layer.
+    pub(crate) fn recorded_layer(&self, diff_id: &Digest) -> Result<crate::LayerInfo> {
+        let trailer = RecordReader::open(&self.record_path(diff_id), diff_id)?.trailer;
+        let (tar_size, entries) = (trailer.tar_size, trailer.entries);
+        Ok(crate::LayerInfo { diff_id: *diff_id, tar_size, entries, held: false })
+    }
+
+    /// The entries that the record of a layer has, whether or not the database knows the layer.
+    pub(crate) fn recorded_entries(&self, diff_id: &Digest) -> Result<Entries> {
+        let record = RecordReader::open(&self.record_path(diff_id), diff_id)?;
+        Ok(Entries { items: Items::of(record), next: None, done: false })
+    }
+
     /// All layers, by diff_id.
     ///
     /// # Errors
@@ -128,7 +141,11 @@ pub(super) struct Items {
 impl Items {
     pub(super) fn open(layer: &Layer<'_>) -> Result<Self> {
         let record = RecordReader::open(&layer.store.record_path(&layer.diff_id), &layer.diff_id)?;
-        Ok(Self { record, ready: vec![].into_iter(), segments: vec![], used: 0 })
+        Ok(Self::of(record))
+    }
+
+    fn of(record: RecordReader) -> Self {
+        Self { record, ready: vec![].into_iter(), segments: vec![], used: 0 }
     }
 
     /// The next item, or `None` when every byte of the record was read and found sound.

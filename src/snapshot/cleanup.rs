@@ -2,7 +2,7 @@
 
 use super::Snapshotter;
 use super::lifecycle::IMPLIED;
-use super::model::{SnapshotKind, now};
+use super::model::{Form, Labels, SnapshotKind, now};
 use crate::error::{ErrorKind, Result};
 use crate::store::{Change, SnapshotRow, Store};
 use crate::sys::mount;
@@ -70,6 +70,31 @@ impl Snapshotter {
             moved += 1;
         }
         Ok(moved)
+    }
+}
+
+/// The namespace of snapshots of which only the directories are left.
+const LOST: &str = "lost+found";
+
+/// A row that keeps the directory numbered `n`, of which nothing else is known. Without a parent, marks of an overlay
+/// mean nothing, and a whole tree is an upper directory like any other.
+pub(crate) fn lost_snapshot(n: u64) -> SnapshotRow {
+    let form = if rustix::process::geteuid().is_root() { Form::Upper } else { Form::UserUpper };
+    let made = now();
+    SnapshotRow {
+        n,
+        namespace: LOST.into(),
+        key: n.to_string(),
+        kind: SnapshotKind::Active.to_u8(),
+        parent: None,
+        layer: None,
+        form: form.to_u8(),
+        lowers: vec![],
+        bytes: 0,
+        inodes: 0,
+        created: made,
+        updated: made,
+        labels: Labels::new(),
     }
 }
 

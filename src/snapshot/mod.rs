@@ -38,7 +38,7 @@ mod model;
 mod mount;
 mod snapshotter;
 
-pub(crate) use cleanup::{forget_implied, needs_directory};
+pub(crate) use cleanup::{forget_implied, lost_snapshot, needs_directory};
 pub use driver::DriverKind;
 pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;

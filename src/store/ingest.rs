@@ -11,6 +11,7 @@ use crate::format::pack::Member;
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
 use crossbeam_channel::{Receiver, Sender};
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -73,6 +74,8 @@ pub(crate) struct Ingest<'s> {
     bundled: Mutex<Bundled>,
     slots: AtomicU64,
     drafts: AtomicU64,
+    /// Chunks that the store has and that are damaged: they are stored again, and nothing new refers to the old copies.
+    distrusted: HashSet<ContentId>,
     failed: AtomicBool,
     failure: Mutex<Option<Error>>,
     progress: (Mutex<()>, Condvar),
@@ -107,11 +110,32 @@ impl<'s> Ingest<'s> {
             packs: Mutex::default(),
             slots: AtomicU64::new(0),
             drafts: AtomicU64::new(0),
+            distrusted: HashSet::new(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             progress: Default::default(),
             counters: Counters::default(),
         })
+    }
+
+    /// Takes the copies that the store has of these chunks for worthless. The new ones take their places if the outcome
+    /// says that it mends.
+    #[must_use]
+    pub(crate) fn distrusting(mut self, chunks: HashSet<ContentId>) -> Self {
+        self.distrusted = chunks;
+        self
+    }
+
+    /// Stores a chunk, whether or not the store has one of its content.
+    pub(crate) fn store_again(
+        &self,
+        id: ContentId,
+        raw: &[u8],
+        members: Vec<Member>,
+        encoder: &mut Encoder,
+    ) -> Result<()> {
+        let (codec, stored) = encoder.encode(raw, self.hurry())?;
+        self.append(NewChunk { id, codec, stored, raw_len: raw.len() as u32, members })
     }
 
     pub(crate) fn store(&self) -> &'s Store {
@@ -205,7 +229,7 @@ impl<'s> Ingest<'s> {
         if let Some(found) = lock(&self.bundled).find(id)? {
             return Ok(Some(found));
         }
-        let place = index.member(id)?;
+        let place = index.member(id)?.filter(|place| !self.distrusted.contains(&place.chunk));
         Ok(place.map(|p| Found::Stored { chunk: p.chunk, offset: p.offset }))
     }
 
@@ -259,7 +283,7 @@ impl<'s> Ingest<'s> {
         encoder: &mut Encoder,
     ) -> Result<ContentId> {
         let id = ContentId::of(&raw);
-        if !lock(&self.claimed).insert(id)? || index.has_chunk(&id)? {
+        if !lock(&self.claimed).insert(id)? || index.has_chunk(&id)? && !self.distrusted.contains(&id) {
             return Ok(id);
         }
         let (codec, stored) = encoder.encode(&raw, self.hurry())?;

@@ -3,10 +3,12 @@
 use super::index::Index;
 use super::packs::pack_name;
 use super::read::PackFiles;
+use super::swap;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::params::{self, Chunking};
-use crate::sys::lock::Lock;
+use crate::observe::Observer;
+use crate::sys::lock::{DirLock, Lock};
 use crate::sys::publish::{io_error, make_dir, publish_bytes};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -23,8 +25,12 @@ const DIRS: [&str; 9] = ["packs", "layers", "blobs", "locks", "tmp", "snapshots"
 pub struct Store {
     root: PathBuf,
     chunking: Chunking,
+    /// The database's file.
+    database: PathBuf,
     indexes: Mutex<Vec<Index>>,
     pub(super) packs: PackFiles,
+    /// Keeps everyone from putting another database in the place of this one. Last, so that it outlives connections.
+    _held: DirLock,
 }
 
 /// How to open a store.
@@ -61,7 +67,8 @@ impl Store {
     ///
     /// # Errors
     /// `FailedPrecondition` if the directory belongs to another user, lets others in, or holds something else;
-    /// `Unsupported` for a format of another version; `Corrupt` for a damaged one.
+    /// `Unsupported` for a format of another version; `Corrupt` for a damaged one, which
+    /// [`rebuild`](Self::rebuild) may bring back; `Busy` while that is under way.
     pub fn open(root: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(root, &OpenOptions::default())
     }
@@ -72,16 +79,21 @@ impl Store {
     /// As [`open`](Self::open), and `NotFound` where nothing is there and `create` is off.
     pub fn open_with(root: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
         let root = root.as_ref();
-        let (chunking, index) =
+        let (chunking, index, held) =
             Self::open_parts(root, options).map_err(|e| e.subject(format!("store {}", root.display())))?;
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
-        let store = Self { root, chunking, indexes: Mutex::new(vec![index]), packs: PackFiles::default() };
+        let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
         let _ = store.sweep().and_then(|()| store.end_leases());
         Ok(store)
     }
 
-    fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index)> {
+    fn of_parts(root: PathBuf, chunking: Chunking, (database, index): (PathBuf, Index), held: DirLock) -> Self {
+        let (indexes, packs) = (Mutex::new(vec![index]), PackFiles::default());
+        Self { root, chunking, database, indexes, packs, _held: held }
+    }
+
+    fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index, DirLock)> {
         let file = root.join(STORE_FILE);
         if !file.exists() {
             if !options.create {
@@ -91,9 +103,31 @@ impl Store {
         }
         check_owner(root)?;
         let chunking = read_parameters(&file)?;
-        // Stores made by 0.1 before there were snapshots have fewer.
-        DIRS.iter().map(|dir| root.join(dir)).filter(|dir| !dir.exists()).try_for_each(|dir| make_dir(&dir))?;
-        Ok((chunking, Index::open(&root.join("index.db"), false)?))
+        make_dirs(root)?;
+        let held = hold(root)?;
+        Ok((chunking, open_database(root)?, held))
+    }
+
+    /// The store at `root` with an empty database of its own in `dir`, which is on the way to be its database. The caller
+    /// has the directory alone. A store that has lost its `STORE` gets a new one.
+    pub(crate) fn draft(root: &Path, dir: &Path, alone: DirLock) -> Result<Self> {
+        let file = root.join(STORE_FILE);
+        if !file.exists() {
+            publish_parameters(root, &Chunking::default())?;
+        }
+        let chunking = read_parameters(&file)?;
+        let database = dir.join(swap::DATABASE);
+        let index = Index::open(&database, true)?;
+        Ok(Self::of_parts(root.to_owned(), chunking, (database, index), alone))
+    }
+
+    /// Ends a draft: its database, complete and on disk in one file, and the lock.
+    pub(crate) fn into_database(self) -> Result<(PathBuf, DirLock)> {
+        let Self { database, indexes, _held: alone, .. } = self;
+        for index in indexes.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            index.close()?;
+        }
+        Ok((database, alone))
     }
 
     /// The store's directory, absolute.
@@ -123,12 +157,7 @@ impl Store {
     }
 
     /// Waits until no other thread or process imports this layer.
-    pub(crate) fn lock_layer(
-        &self,
-        diff_id: &Digest,
-        patience: Duration,
-        observer: &dyn crate::Observer,
-    ) -> Result<Lock> {
+    pub(crate) fn lock_layer(&self, diff_id: &Digest, patience: Duration, observer: &dyn Observer) -> Result<Lock> {
         Lock::acquire(&self.root.join("locks").join(diff_id.hex()), patience, observer)
     }
 
@@ -144,12 +173,12 @@ impl Store {
 
     /// The database's file.
     pub(crate) fn index_path(&self) -> PathBuf {
-        self.root.join("index.db")
+        self.database.clone()
     }
 
     /// A connection that has read nothing yet.
     pub(crate) fn fresh_index(&self) -> Result<Index> {
-        Index::open(&self.index_path(), false)
+        Index::open(&self.database, false)
     }
 
     /// Serialises the making and the sweeping of session directories.
@@ -167,7 +196,7 @@ impl Store {
 
     pub(super) fn take_index(&self) -> Result<Index> {
         let pooled = self.indexes.lock().unwrap_or_else(|e| e.into_inner()).pop();
-        pooled.map_or_else(|| Index::open(&self.root.join("index.db"), false), Ok)
+        pooled.map_or_else(|| self.fresh_index(), Ok)
     }
 
     pub(super) fn give_index(&self, index: Index) {
@@ -198,24 +227,68 @@ fn create(root: &Path, chunking: &Chunking) -> Result<()> {
     let foreign = fs::read_dir(root).map_err(|e| io_error("read directory", root, e))?.flatten().find(|f| {
         let name = f.file_name();
         let name = name.to_string_lossy();
-        !DIRS.contains(&&*name) && !name.starts_with("index.db") && name != STORE_FILE && name != "lost+found"
+        !DIRS.contains(&&*name) && !name.starts_with(swap::DATABASE) && name != STORE_FILE && name != "lost+found"
     });
     if let Some(foreign) = foreign {
         let e = Error::new(ErrorKind::FailedPrecondition, "the directory is neither empty nor a store");
         return Err(e.expected("an empty directory").actual(foreign.path().display()));
     }
-    for dir in DIRS {
-        make_dir(&root.join(dir))?;
-    }
+    make_dirs(root)?;
+    let _held = hold(root)?;
     let _lock = Lock::acquire(&root.join("locks").join("create"), PATIENCE, &())?;
     if root.join(STORE_FILE).exists() {
         return Ok(());
     }
-    Index::open(&root.join("index.db"), true)?;
+    // Beside packs or records an empty database would make garbage of them.
+    let anything = |dir| fs::read_dir(root.join(dir)).is_ok_and(|mut found| found.next().is_some());
+    match anything("packs") || anything("layers") {
+        true => open_database(root)?,
+        false => Index::open(&root.join(swap::DATABASE), true)?,
+    };
+    publish_parameters(root, chunking)
+}
+
+fn publish_parameters(root: &Path, chunking: &Chunking) -> Result<()> {
     let draft = root.join("tmp").join(STORE_FILE);
     // Whoever began this before us died over it: we hold the lock.
     let _ = fs::remove_file(&draft);
     publish_bytes(params::encode(chunking).as_bytes(), draft, root, STORE_FILE)
+}
+
+/// Stores made by 0.1 before there were snapshots have fewer directories.
+fn make_dirs(root: &Path) -> Result<()> {
+    DIRS.iter().map(|dir| root.join(dir)).filter(|dir| !dir.exists()).try_for_each(|dir| make_dir(&dir))
+}
+
+/// The store's directory for a caller who may have found it in any state, and nobody else.
+pub(crate) fn take_alone(root: &Path, patience: Duration, observer: &dyn Observer) -> Result<DirLock> {
+    check_owner(root)?;
+    make_dirs(root)?;
+    let alone = DirLock::alone(root, patience, observer)?;
+    swap::finish(root)?;
+    Ok(alone)
+}
+
+fn open_database(root: &Path) -> Result<Index> {
+    let path = root.join(swap::DATABASE);
+    match path.exists() {
+        true => Index::open(&path, false),
+        false => Err(Error::corrupt("the database is missing").subject(path.display())),
+    }
+}
+
+/// Shares the store's directory with everyone who has the store open. A database that was rebuilt, and whose names are
+/// still missing after a crash, gets them first.
+fn hold(root: &Path) -> Result<DirLock> {
+    loop {
+        let held = DirLock::shared(root, PATIENCE, &())?;
+        if swap::pending(root)?.is_none() {
+            return Ok(held);
+        }
+        drop(held);
+        let _alone = DirLock::alone(root, PATIENCE, &())?;
+        swap::finish(root)?;
+    }
 }
 
 /// A store holds setuid files and other users' secrets: it must be ours, and ours alone.

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 /// Bytes of a table read at a time to check it: less than clearing memory for all of it costs.
 const TABLE_PIECE: usize = 256 << 10;
-/// Addresses reserved for a pack before its length is known.
-pub(super) const RESERVE: u64 = 1 << 30;
+/// Addresses reserved for a pack before its length is known; it has no more.
+pub(crate) const RESERVE: u64 = 1 << 30;
 /// Bytes gathered before a write: large enough to make it cheap, small enough to stay in a CPU's cache.
 const WRITE: usize = 1 << 20;
 /// More chunks and members than this make the next pack, so that a table stays a few MiB.

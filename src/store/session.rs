@@ -77,6 +77,8 @@ pub(crate) struct Outcome {
     pub(crate) records: Vec<(Digest, Draft)>,
     /// Whether records refer to chunks that were found before the session began.
     pub(crate) borrowed: bool,
+    /// Whether its chunks take the places of copies that the store has.
+    pub(crate) mends: bool,
     /// Other drafts to publish, with the file each becomes: configurations, manifests, kept blobs.
     pub(crate) files: Vec<(Draft, PathBuf)>,
 }
@@ -211,7 +213,11 @@ impl Store {
 fn enter(change: &Change<'_>, session: &Session<'_>, packs: &[SealedPack], outcome: &Outcome) -> Result<()> {
     for pack in packs {
         change.seal_pack(pack.base, pack.len)?;
-        change.add_chunks(pack.table()?)?;
+        let table = pack.table()?;
+        if outcome.mends {
+            change.move_chunks(&table)?;
+        }
+        change.add_chunks(table)?;
     }
     if outcome.borrowed || change.generation()? != session.generation {
         // Chunks the records refer to may have died since they were found.

@@ -1,4 +1,5 @@
-//! Advisory locks between processes and threads, by `flock` on a file that exists only while somebody wants it.
+//! Advisory locks between processes and threads, by `flock`: on a file that exists only while somebody wants it, or on a
+//! directory itself.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Observer, check};
@@ -22,18 +23,7 @@ const POLL: Duration = Duration::from_millis(10);
 impl Lock {
     /// Waits for the lock at `path` until `patience` ends ([`ErrorKind::Busy`]) or the observer cancels.
     pub(crate) fn acquire(path: &Path, patience: Duration, observer: &dyn Observer) -> Result<Self> {
-        let deadline = Instant::now() + patience;
-        loop {
-            if let Some(lock) = Self::try_acquire(path)? {
-                return Ok(lock);
-            }
-            check(observer)?;
-            if Instant::now() >= deadline {
-                let message = format!("locked by another process for more than {} s", patience.as_secs());
-                return Err(Error::new(ErrorKind::Busy, message).subject(path.display()));
-            }
-            std::thread::sleep(POLL);
-        }
+        wait_for(path, || Self::try_acquire(path), patience, observer)
     }
 
     /// The lock, or `None` while somebody else has it.
@@ -61,9 +51,80 @@ impl Drop for Lock {
     }
 }
 
+/// A lock on a directory, which many share or one has alone. The kernel releases it when the process dies.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    /// Held open for the lock it carries.
+    _dir: File,
+}
+
+impl DirLock {
+    /// Waits until nobody has the directory alone.
+    pub(crate) fn shared(dir: &Path, patience: Duration, observer: &dyn Observer) -> Result<Self> {
+        Self::acquire(dir, File::try_lock_shared, patience, observer)
+    }
+
+    /// Waits until nobody has the directory at all.
+    pub(crate) fn alone(dir: &Path, patience: Duration, observer: &dyn Observer) -> Result<Self> {
+        Self::acquire(dir, File::try_lock, patience, observer)
+    }
+
+    fn acquire(
+        dir: &Path,
+        lock: fn(&File) -> std::result::Result<(), TryLockError>,
+        patience: Duration,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let file = File::open(dir).map_err(|e| io_error("open directory", dir, e))?;
+        let taken = || match lock(&file) {
+            Ok(()) => Ok(Some(())),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(io_error("lock", dir, e)),
+        };
+        wait_for(dir, taken, patience, observer)?;
+        Ok(Self { _dir: file })
+    }
+}
+
+/// Tries until it succeeds, `patience` ends ([`ErrorKind::Busy`]) or the observer cancels.
+fn wait_for<T>(
+    path: &Path,
+    mut attempt: impl FnMut() -> Result<Option<T>>,
+    patience: Duration,
+    observer: &dyn Observer,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        check(observer)?;
+        if Instant::now() >= deadline {
+            let message = format!("locked by another process for more than {} s", patience.as_secs());
+            return Err(Error::new(ErrorKind::Busy, message).subject(path.display()));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_shared_or_had_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, none) = (dir.path(), Duration::ZERO);
+        let first = DirLock::shared(path, none, &()).unwrap();
+        let second = DirLock::shared(path, none, &()).unwrap();
+        drop(first);
+        assert_eq!(DirLock::alone(path, none, &()).unwrap_err().kind(), ErrorKind::Busy);
+        drop(second);
+        let alone = DirLock::alone(path, none, &()).unwrap();
+        assert_eq!(DirLock::shared(path, none, &()).unwrap_err().kind(), ErrorKind::Busy);
+        drop(alone);
+        DirLock::shared(path, none, &()).unwrap();
+    }
 
     #[test]
     fn one_holder_at_a_time_and_no_file_left() {

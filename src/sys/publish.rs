@@ -85,6 +85,13 @@ impl Draft {
         self.rename(target)
     }
 
+    /// Moves the draft, which stays one.
+    pub(crate) fn move_to(&mut self, path: PathBuf) -> Result<()> {
+        fs::rename(&self.path, &path).map_err(|e| io_error("move", &path, e))?;
+        self.path = path;
+        Ok(())
+    }
+
     /// The second half of [`publish`](Self::publish): the bytes are on disk, now the name.
     pub(crate) fn rename(&mut self, target: &Path) -> Result<()> {
         fs::rename(&self.path, target).map_err(|e| io_error("rename into place", target, e))?;

@@ -1,13 +1,19 @@
-//! Looking after a store: what it takes, what of it is garbage, whether it is sound.
+//! Looking after a store: what it takes, what of it is garbage, whether it is sound, and mending it.
 
 mod fsck;
 mod gc;
+mod rebuild;
+mod repair;
 mod shares;
+mod stale;
 mod usage;
+mod verify;
 mod why;
 
 pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
 pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
+pub use rebuild::{RebuildOptions, RebuildReport};
+pub use repair::{PartOfChunk, RepairOptions, RepairReport, RepairSource};
 pub use shares::{ImageUsage, UsageByImage};
 pub use usage::Usage;
 pub use why::Keeper;

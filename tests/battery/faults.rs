@@ -21,6 +21,8 @@ const SCRIPT: &[Op] = &[
     Op::Again,
     Op::Import(4),
     Op::Again,
+    Op::Rebuild,
+    Op::Again,
 ];
 
 const FAULTS: [(&str, Verdict); 4] = [

@@ -10,8 +10,8 @@ use crate::work::{Expected, Op, Worker};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A small workload in which every step of making a store and importing occurs.
-pub(crate) const SMALL: &[Op] = &[Op::Open, Op::Import(2), Op::Keep(3), Op::Release(2), Op::Import(4)];
+/// A small workload in which every step of making a store, importing and rebuilding occurs.
+pub(crate) const SMALL: &[Op] = &[Op::Open, Op::Import(2), Op::Keep(3), Op::Release(2), Op::Import(4), Op::Rebuild];
 
 /// Kills at the `n`th mutating call, counted from 0; whether it came to that many.
 fn kill_at(root: &Path, n: usize) -> bool {

@@ -176,7 +176,7 @@ fn cut_power(kind: Kind, cuts: u64) {
 
 #[test]
 fn power_cuts_on_ext4() {
-    cut_power(Kind::Ext4, if long() { 2500 } else { 100 });
+    cut_power(Kind::Ext4, if long() { 2500 } else { 200 });
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use crate::build;
 use crate::support::{self, noise, words};
 use crate::sys;
-use layerstore::{Digest, ImportOptions, OpenOptions, Result, Store};
+use layerstore::{Digest, ImportOptions, OpenOptions, RebuildOptions, Result, Store};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -32,6 +32,8 @@ pub(crate) enum Op {
     Keep(u64),
     /// Lets go of a layer, so that it may be collected.
     Release(u64),
+    /// Makes the database anew.
+    Rebuild,
     /// The operation before this one once more if it failed, else nothing.
     Again,
 }
@@ -43,6 +45,7 @@ impl fmt::Display for Op {
             Self::Import(seed) => write!(f, "import {seed}"),
             Self::Keep(seed) => write!(f, "keep {seed}"),
             Self::Release(seed) => write!(f, "release {seed}"),
+            Self::Rebuild => write!(f, "rebuild"),
             Self::Again => write!(f, "again"),
         }
     }
@@ -57,12 +60,20 @@ impl Op {
             "import" => Self::Import(seed),
             "keep" => Self::Keep(seed),
             "release" => Self::Release(seed),
+            "rebuild" => Self::Rebuild,
             "again" => Self::Again,
             _ => panic!("no such operation: {line}"),
         }
     }
 
     fn run(self, root: &Path, store: &mut Option<Store>) -> Result<()> {
+        if self == Self::Rebuild {
+            *store = None;
+            let options = RebuildOptions::default().threads(support::THREADS);
+            let report = Store::rebuild(root, &options, &())?;
+            assert!(report.is_clean() && report.unsalvaged.is_empty(), "{report:?}");
+            return Ok(());
+        }
         if store.is_none() || self == Self::Open {
             *store = None;
             *store = Some(Store::open_with(root, &OpenOptions::default())?);
@@ -70,7 +81,7 @@ impl Op {
         let Some(store) = store else { return Ok(()) };
         let options = ImportOptions::default().threads(support::THREADS).patience(Duration::from_secs(30));
         match self {
-            Self::Open | Self::Again => Ok(()),
+            Self::Open | Self::Again | Self::Rebuild => Ok(()),
             Self::Import(seed) => store.import_layer(&layer(seed)[..], &options, &()).map(drop),
             Self::Keep(seed) => store.import_layer(&layer(seed)[..], &options.keep_blobs(true), &()).map(drop),
             Self::Release(seed) => store.release_layer(&diff_id(seed)),

@@ -4,7 +4,7 @@ use crate::args::Global;
 use crate::errors::{Failure, Hint};
 use crate::output::Out;
 use crate::progress::Progress;
-use layerstore::{Digest, OpenOptions, Store};
+use layerstore::{Digest, ErrorKind, OpenOptions, Store};
 use std::env;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -34,9 +34,13 @@ impl Context {
     /// Opens the store; a missing one is an error.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
         Store::open_with(self.store_dir()?, &OpenOptions::default().create(false)).map_err(|e| {
-            let missing = e.kind() == layerstore::ErrorKind::NotFound;
+            let kind = e.kind();
             let failure = Failure::from(e);
-            if missing { failure.hint("`layerstore import` makes it; --store DIR names another") } else { failure }
+            match kind {
+                ErrorKind::NotFound => failure.hint("`layerstore import` makes it; --store DIR names another"),
+                ErrorKind::Corrupt => failure.hint("`layerstore fsck --rebuild` makes a lost or damaged database anew"),
+                _ => failure,
+            }
         })
     }
 
@@ -61,7 +65,8 @@ impl Context {
         if self.global.verbose { name } else { name.get(..12).unwrap_or(name) }
     }
 
-    fn store_dir(&self) -> Result<PathBuf, Failure> {
+    /// The store's directory, which may be in any state.
+    pub(crate) fn store_dir(&self) -> Result<PathBuf, Failure> {
         if let Some(dir) = &self.global.store {
             return Ok(dir.clone());
         }

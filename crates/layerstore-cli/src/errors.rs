@@ -130,7 +130,9 @@ fn hint(error: &Error) -> Option<&'static str> {
         ErrorKind::Unsupported => {
             Some("layers may be plain, gzip or zstd; the store needs a version that knows its format")
         }
-        ErrorKind::Corrupt => Some("stored bytes are damaged: check the disk, and import the source into a new store"),
+        ErrorKind::Corrupt => {
+            Some("stored bytes are damaged: `layerstore fsck` tells what, `layerstore repair SOURCE` mends it")
+        }
         ErrorKind::Busy => Some("another process is at work on this; try again when it is done"),
         ErrorKind::LimitExceeded => Some("the limits and their reasons are in docs/LIMITS.md; nothing was stored"),
         ErrorKind::Cancelled => Some("nothing was changed; run the command again when you like"),

@@ -39,6 +39,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
     let done = match command {
         Command::Run(args) => return commands::run::run(context, &args),
         Command::Fsck(args) => return commands::fsck::run(context, &args),
+        Command::Repair(args) => return commands::repair::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),
         Command::Import(args) => commands::import::run(context, &args),
         Command::Export(args) => commands::export::run(context, &args),

@@ -45,7 +45,7 @@ impl Index {
 const LAYER: &str = "SELECT diff_id, tar_size, entries, held FROM layers";
 const BLOB: &str = "SELECT digest, diff_id, size, kept FROM blobs";
 
-fn layer_row(r: &Row<'_>) -> rusqlite::Result<LayerInfo> {
+pub(super) fn layer_row(r: &Row<'_>) -> rusqlite::Result<LayerInfo> {
     let (tar_size, entries) = (r.get::<_, i64>(1)? as u64, r.get::<_, i64>(2)? as u64);
     Ok(LayerInfo { diff_id: digest(r, 0)?, tar_size, entries, held: r.get(3)? })
 }

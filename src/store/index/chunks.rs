@@ -120,6 +120,12 @@ impl Change<'_> {
                 start += m.len;
             }
         }
+        drop(insert);
+        self.add_members(members)
+    }
+
+    /// Says in which bundles small files are: id of the file, number of the bundle, offset in it.
+    pub(super) fn add_members(&self, mut members: Vec<(ContentId, i64, u32)>) -> Result<()> {
         members.sort_unstable();
         // A small file whose bundle is dead is in this one from now on.
         let sql = "INSERT INTO members (id, chunk, start) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE \

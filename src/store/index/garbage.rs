@@ -25,16 +25,16 @@ pub(crate) struct DeadChunk {
     pub(crate) generation: u64,
 }
 
-const COLUMNS: &str = "n, id, block, stored, raw";
+pub(super) const COLUMNS: &str = "n, id, block, stored, raw";
 
 /// Columns of a row that are yet to be checked, which has errors that SQLite's closures cannot carry.
-type Raw = (i64, [u8; 32], u32, u32, u32, i64);
+pub(super) type Raw = (i64, [u8; 32], u32, u32, u32, i64);
 
-fn raw(r: &Row<'_>) -> rusqlite::Result<Raw> {
+pub(super) fn raw(r: &Row<'_>) -> rusqlite::Result<Raw> {
     Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?))
 }
 
-fn chunk((n, id, block, stored, raw_len, _): &Raw) -> Result<ChunkRow> {
+pub(super) fn chunk((n, id, block, stored, raw_len, _): &Raw) -> Result<ChunkRow> {
     let id = ContentId::from_bytes(*id);
     let codec = Codec::from_u8((stored >> 24) as u8).map_err(|e| e.subject(format!("chunk {id}")))?;
     let location = Location { block: *block, stored_len: stored & 0xff_ffff, raw_len: *raw_len, codec };

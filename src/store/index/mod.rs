@@ -11,6 +11,8 @@
 //! | `leases.rs` | leases and what they keep |
 //! | `garbage.rs` | dead chunks, counters |
 //! | `check.rs` | what fsck asks |
+//! | `mend.rs` | what repair asks and changes |
+//! | `restore.rs`, `salvage.rs` | what a rebuild writes, and reads of a damaged database |
 //! | `roots.rs` | all that keeps something, read at once |
 
 mod catalog;
@@ -18,12 +20,16 @@ mod check;
 mod chunks;
 mod garbage;
 mod leases;
+mod mend;
+mod restore;
 mod roots;
+mod salvage;
 mod snapshots;
 
 pub(crate) use garbage::ChunkRow;
 pub(crate) use leases::{LeaseRef, LeaseRow};
 pub(crate) use roots::Roots;
+pub(crate) use salvage::Salvage;
 pub(crate) use snapshots::SnapshotRow;
 
 use crate::digest::Digest;
@@ -132,6 +138,16 @@ impl Index {
             _ => return Err(Error::corrupt("the database is not a layerstore database")),
         }
         Ok(Self { db, unsynced: path.parent().map(Path::to_owned) })
+    }
+
+    /// Ends the use of a database that nobody else has open, and leaves all of it in its one file.
+    pub(crate) fn close(self) -> Result<()> {
+        let cut = |r: &Row<'_>| r.get::<_, i64>(0);
+        let busy = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], cut).map_err(db_error("checkpoint"))?;
+        if busy != 0 {
+            return Err(Error::new(ErrorKind::Busy, "database: somebody reads it"));
+        }
+        self.db.close().map_err(|(_, e)| db_error("close")(e))
     }
 
     fn configure(db: &mut Connection) -> rusqlite::Result<()> {

@@ -33,10 +33,10 @@ pub(crate) struct SnapshotRow {
     pub(crate) labels: BTreeMap<String, String>,
 }
 
-const SNAPSHOT: &str =
+pub(super) const SNAPSHOT: &str =
     "SELECT n, namespace, key, kind, parent, layer, form, lowers, bytes, inodes, created, updated FROM snapshots";
 
-fn row(r: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
+pub(super) fn row(r: &Row<'_>) -> rusqlite::Result<SnapshotRow> {
     let unsigned = |column| r.get::<_, i64>(column).map(|v| v as u64);
     let lowers: String = r.get(7)?;
     Ok(SnapshotRow {

@@ -96,9 +96,7 @@ impl<'a> Check<'a> {
 
     fn tell(&mut self, kind: DamageKind, file: &Path, what: impl Into<String>) -> usize {
         let number = self.report.findings.len();
-        let (file, what) = (file.to_owned(), what.into());
-        let finding = Finding { kind, file, offset: None, what, chunk: None, layers: vec![], images: vec![] };
-        self.report.findings.push(finding);
+        self.report.findings.push(Finding::new(kind, file, what));
         if matches!(kind, DamageKind::Store | DamageKind::Database) {
             self.all.push(number);
         }

@@ -92,6 +92,13 @@ pub struct Finding {
     pub images: Vec<String>,
 }
 
+impl Finding {
+    pub(in crate::upkeep) fn new(kind: DamageKind, file: &std::path::Path, what: impl Into<String>) -> Self {
+        let (file, what) = (file.to_owned(), what.into());
+        Self { kind, file, offset: None, what, chunk: None, layers: vec![], images: vec![] }
+    }
+}
+
 /// What was looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -14,6 +14,7 @@ use crate::sys::mount::{is_mount_point, unmount};
 use crate::sys::mounts::MountTables;
 use crate::sys::openers::if_nobody_has;
 use crate::sys::publish::io_error;
+use crate::upkeep::stale;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -104,6 +105,16 @@ impl<'s, 'p> Removal<'s, 'p> {
             let _ = fs::remove_dir(mount);
         }
         Ok(taken)
+    }
+
+    /// Images that only mounts needed which are gone by now.
+    pub(super) fn stale(&self) -> Result<()> {
+        let root = self.store.path();
+        if stale::images(root)?.is_empty() {
+            return Ok(());
+        }
+        let drop_unused = |change: &Change<'_>| stale::drop_unused(root, change, |image| self.take(image)).map(drop);
+        self.store.with_index(|index| index.write(drop_unused))
     }
 
     fn take_unmounted(&self, path: &Path) -> Result<bool> {

@@ -8,6 +8,7 @@ use crate::store::{Index, Store};
 use crate::sys::mounts::MountTables;
 use crate::sys::publish::io_error;
 use crate::sys::upper::disk_usage;
+use crate::upkeep::stale;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -53,7 +54,7 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
             garbage.push(Garbage { kind: GarbageKind::Tree, name: chain.hex(), bytes, why });
         }
     }
-    let mut kept_images = vec![];
+    let mut kept_images = stale_images(store)?;
     for (path, chain) in named(store, "images", ".erofs")? {
         if live.keeps_chain("mounts", &chain) {
             kept_images.push(path);
@@ -87,9 +88,14 @@ fn dead_layers(store: &Store, live: &Live, layers: &[Digest]) -> Result<Vec<Garb
     Ok(garbage)
 }
 
-/// All metadata images there are.
+/// All metadata images there are, those included that only mounts have still.
 pub(super) fn images(store: &Store) -> Result<Vec<PathBuf>> {
-    Ok(named(store, "images", ".erofs")?.into_iter().map(|(path, _)| path).collect())
+    let images = named(store, "images", ".erofs")?.into_iter().map(|(path, _)| path);
+    Ok(images.chain(stale_images(store)?).collect())
+}
+
+fn stale_images(store: &Store) -> Result<Vec<PathBuf>> {
+    Ok(stale::images(store.path())?.into_iter().map(|(path, _)| path).collect())
 }
 
 /// Directories below `snapshots/` with their numbers.

@@ -77,6 +77,7 @@ impl Store {
         let removal = Removal::begin(self, plan)?;
         removal.rows()?;
         removal.files(observer, &mut report)?;
+        removal.stale()?;
         drop(removal);
         report.chunks = chunks::kill(self, observer)?;
         report.waiting = chunks::bury(self, observer)?;

@@ -1,6 +1,7 @@
 //! Arguments of the commands that look after a store.
 
-use clap::Args;
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
 
 /// Remove what nothing needs, and give its disk space back
 ///
@@ -16,13 +17,35 @@ pub(crate) struct Gc {
 
 /// Look for damage, and say which layers and images it hurts
 ///
-/// Changes nothing. Exits with 8 if anything is damaged. Imports and gc may go on meanwhile.
+/// Changes nothing, unless --rebuild is given. Exits with 8 if anything is damaged. Imports and gc may go on meanwhile.
 #[derive(Args)]
-#[command(after_help = "EXAMPLES:\n  layerstore fsck\n  layerstore fsck --full --json | jq 'select(.kind)'")]
+#[command(after_help = "EXAMPLES:\n  layerstore fsck\n  layerstore fsck --full --json | jq 'select(.kind)'
+  layerstore fsck --rebuild        when the database is lost or damaged")]
 pub(crate) struct Fsck {
     /// Read and verify every byte, not only what says where things are
     #[arg(long)]
     pub(crate) full: bool,
+    /// First make the database anew from packs, layer records and blobs
+    ///
+    /// For a database that is missing or damaged, or was put back from an older backup. The old one is kept beside it,
+    /// and names and snapshots are read from it as far as it can be read. Nobody may have the store open meanwhile.
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+}
+
+/// Mend what is damaged with bytes from elsewhere
+///
+/// SOURCE is another store, an OCI layout, an image archive, or a layer's blob (a tar, plain, gzip or zstd). What it is,
+/// is told by its bytes. Only what is damaged is taken from it, and every byte is proven before it is written. Without
+/// SOURCE, blobs that were kept are the source, and sound chunks leave damaged packs. Checks every byte of the store
+/// before and after; exits with 8 if anything is damaged still.
+#[derive(Args)]
+#[command(after_help = "EXAMPLES:\n  layerstore repair /backup/layerstore\n  layerstore repair layer.tar.gz
+  skopeo copy docker://alpine oci:alpine && layerstore repair alpine\n  layerstore repair --json | jq .remaining")]
+pub(crate) struct Repair {
+    /// Where the bytes come from [default: what the store itself has]
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) source: Option<PathBuf>,
 }
 
 /// Say what keeps something from gc

@@ -49,3 +49,32 @@ fn why_and_usage_say_who_needs_what() {
     let usage = &place.json(&["usage", "--images"])[0];
     assert!(usage["others"].as_u64() < Some(number("others")) && usage["reclaimable"].as_u64() > Some(0));
 }
+
+#[test]
+fn a_damaged_store_is_rebuilt_and_repaired() {
+    let place = Place::new();
+    let layer = place.with_layer();
+    let clean = &place.json(&["repair"])[0];
+    assert_eq!((&clean["findings"], clean["remaining"].as_array().map(Vec::len)), (&0.into(), Some(0)));
+
+    let database = place.path("store").join("index.db");
+    std::fs::write(&database, "no database").expect("a file");
+    let failed = place.run(&["fsck"]);
+    assert_eq!(failed.status.code(), Some(8));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("fsck --rebuild"), "{failed:?}");
+    let rebuilt = &place.json(&["fsck", "--rebuild"])[0]["rebuilt"];
+    let aside = rebuilt["set_aside"].as_str().expect("a path");
+    assert_eq!(std::fs::read(aside).expect("the old database"), b"no database");
+    assert_eq!((&rebuilt["layers"], rebuilt["unsalvaged"].as_array().map(Vec::len)), (&1.into(), Some(3)));
+    let text = place.text(&["fsck", "--rebuild"]);
+    assert!(text.contains("rebuilt the database: 1 layers") && text.contains("0 findings"), "{text}");
+
+    let record = place.path("store").join("layers").join(format!("{layer}.layer"));
+    std::fs::remove_file(&record).expect("a record");
+    let failed = place.run(&["repair", "--json"]);
+    assert_eq!(failed.status.code(), Some(8), "nothing to repair it from");
+    let text = place.text(&["repair", place.path("layer.tar").to_str().expect("a path")]);
+    assert!(text.contains("mended 0 chunks, 1 records") && text.contains("0 findings remain"), "{text}");
+    assert!(record.exists());
+    assert!(place.text(&["fsck", "--full"]).starts_with("0 findings"));
+}

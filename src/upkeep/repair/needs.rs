@@ -1,0 +1,89 @@
+//! What is damaged, sorted by how it is mended.
+
+use crate::digest::Digest;
+use crate::error::Result;
+use crate::format::pack::BLOCK;
+use crate::id::ContentId;
+use crate::store::{ChunkRow, Index, Store};
+use crate::upkeep::verify::Reader;
+use crate::upkeep::{DamageKind, FsckReport};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// What has to be mended.
+#[derive(Default)]
+pub(super) struct Needs {
+    /// Chunks that are damaged or missing.
+    pub(super) chunks: BTreeSet<ContentId>,
+    /// Chunks that are sound, in packs that are not, with those packs' files.
+    pub(super) rescue: Vec<(PathBuf, Vec<ChunkRow>)>,
+    /// First address and length of packs that are damaged apart from their chunks.
+    pub(super) packs: Vec<(u64, u64)>,
+    /// Layers whose records are damaged or missing.
+    pub(super) records: BTreeSet<Digest>,
+    /// Configurations, manifests and kept blobs.
+    pub(super) blobs: BTreeSet<Digest>,
+    /// Metadata images, by their chains.
+    pub(super) images: BTreeSet<Digest>,
+    /// Layers that any of it hurts.
+    pub(super) layers: BTreeSet<Digest>,
+    /// Where chunks are that mounts show damaged, blocks.
+    pub(super) blocks: Vec<Range<u64>>,
+}
+
+impl Needs {
+    pub(super) fn of(store: &Store, report: &FsckReport) -> Result<Self> {
+        store.with_index(|index| {
+            let packs = index.packs()?;
+            let mut needs = Self::default();
+            let mut reader = Reader::new()?;
+            for finding in &report.findings {
+                needs.layers.extend(&finding.layers);
+                match (finding.kind, finding.chunk) {
+                    (_, Some(chunk)) => drop(needs.chunks.insert(chunk)),
+                    (DamageKind::Pack, _) => {
+                        let pack = packs.iter().find(|(base, _)| store.pack_path(*base) == finding.file);
+                        if let Some(pack) = pack.filter(|pack| !needs.packs.contains(pack)) {
+                            needs.pack(store, index, *pack, &mut reader)?;
+                        }
+                    }
+                    (DamageKind::Record, _) => needs.records.extend(&finding.layers),
+                    (DamageKind::Blob, _) => needs.blobs.extend(digest(&finding.file)),
+                    (DamageKind::Image, _) => needs.images.extend(digest(&finding.file)),
+                    _ => {}
+                }
+            }
+            for chunk in &needs.chunks {
+                needs.blocks.extend(
+                    index.chunk(chunk).ok().flatten().map(|l| u64::from(l.block)..u64::from(l.block) + l.blocks()),
+                );
+            }
+            Ok(needs)
+        })
+    }
+
+    /// A damaged pack: what is sound in it is moved, what is not is wanted from elsewhere.
+    fn pack(&mut self, store: &Store, index: &Index, (base, len): (u64, u64), reader: &mut Reader) -> Result<()> {
+        self.packs.push((base, len));
+        let (path, blocks) = (store.pack_path(base), blocks(base, len));
+        let file = File::open(&path);
+        let sound = |row: &ChunkRow| file.as_ref().is_ok_and(|file| reader.check(file, row).is_ok());
+        let (sound, bad): (Vec<ChunkRow>, Vec<ChunkRow>) = index.chunks_in(&blocks)?.into_iter().partition(sound);
+        self.chunks.extend(bad.iter().map(|row| row.id));
+        self.rescue.push((path, sound));
+        self.blocks.push(blocks);
+        Ok(())
+    }
+}
+
+/// The blocks of a pack.
+pub(super) fn blocks(base: u64, len: u64) -> Range<u64> {
+    base / BLOCK..base.saturating_add(len) / BLOCK
+}
+
+/// The digest that a file is named by.
+fn digest(file: &Path) -> Option<Digest> {
+    Digest::from_hex(file.file_stem()?.to_str()?).ok()
+}

@@ -1,0 +1,114 @@
+//! Chunks: every one read, decoded, and compared with its id; its padding with zeros. On several threads.
+
+use crate::codec::chunk::Decoder;
+use crate::error::{Error, Result};
+use crate::format::pack::BLOCK;
+use crate::id::ContentId;
+use crate::observe::{Event, Observer, check};
+use crate::store::ChunkRow;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Chunks that a thread takes at a time; neighbours, so that it reads ahead.
+const RUN: usize = 64;
+
+/// What became of the chunks of a pack.
+#[derive(Default)]
+pub(super) struct Verified {
+    /// Those that are not what they should be, by address.
+    pub(super) bad: Vec<(ChunkRow, Error)>,
+    /// How many are.
+    pub(super) read: u64,
+    /// Bytes that were read, padding included.
+    pub(super) bytes: u64,
+}
+
+/// Reads chunks of one pack.
+///
+/// # Errors
+/// `Cancelled`; that a chunk cannot be read is part of the result.
+pub(super) fn verify(
+    file: &File,
+    rows: &[ChunkRow],
+    threads: NonZeroUsize,
+    observer: &dyn Observer,
+) -> Result<Verified> {
+    let runs: Vec<&[ChunkRow]> = rows.chunks(RUN).collect();
+    let next = AtomicUsize::new(0);
+    let shares: Vec<Result<Verified>> = std::thread::scope(|scope| {
+        let threads = threads.get().min(runs.len());
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| share(file, &runs, &next, observer))).collect();
+        let panicked = || Err(Error::io("check chunks", std::io::Error::other("a thread panicked")));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panicked())).collect()
+    });
+    let mut all = Verified::default();
+    for share in shares {
+        let share = share?;
+        all.read += share.read;
+        all.bytes += share.bytes;
+        all.bad.extend(share.bad);
+    }
+    all.bad.sort_unstable_by_key(|(row, _)| row.location.block);
+    Ok(all)
+}
+
+fn share(file: &File, runs: &[&[ChunkRow]], next: &AtomicUsize, observer: &dyn Observer) -> Result<Verified> {
+    let mut share = Verified::default();
+    let mut reader = Reader::new()?;
+    while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+        check(observer)?;
+        let before = share.bytes;
+        for row in *run {
+            match reader.check(file, row) {
+                Ok(_) => share.read += 1,
+                Err(e) => share.bad.push((*row, e)),
+            }
+            share.bytes += row.location.blocks() * BLOCK;
+        }
+        observer.event(Event::Checked { bytes: share.bytes - before });
+    }
+    Ok(share)
+}
+
+/// Reads chunks one after the other, with the same memory.
+pub(super) struct Reader {
+    decoder: Decoder,
+    blocks: Vec<u8>,
+    stored: Vec<u8>,
+    raw: Vec<u8>,
+}
+
+impl Reader {
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self { decoder: Decoder::new()?, blocks: vec![], stored: vec![], raw: vec![] })
+    }
+
+    /// The chunk's content, from the pack's file whatever else of that is damaged.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is not what its id says; `Io` if that cannot be told.
+    pub(super) fn check(&mut self, file: &File, row: &ChunkRow) -> Result<&[u8]> {
+        let location = &row.location;
+        let start = u64::from(location.block) * BLOCK;
+        self.blocks.resize((location.blocks() * BLOCK) as usize, 0);
+        file.read_exact_at(&mut self.blocks, start).map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::corrupt("the pack ends inside the chunk"),
+            _ => Error::io("read", e),
+        })?;
+        let from = (location.address() - start) as usize;
+        let to = from + location.stored_len as usize;
+        self.stored.clear();
+        self.stored.extend_from_slice(&self.blocks[from..to]);
+        self.decoder.decode_into(location.codec, &mut self.stored, location.raw_len, &mut self.raw)?;
+        let actual = ContentId::of(&self.raw);
+        if actual != row.id {
+            return Err(Error::corrupt("chunk bytes do not match their id").expected(row.id).actual(actual));
+        }
+        match self.blocks[..from].iter().chain(&self.blocks[to..]).all(|b| *b == 0) {
+            true => Ok(&self.raw),
+            false => Err(Error::corrupt("a chunk's padding is not zero")),
+        }
+    }
+}
