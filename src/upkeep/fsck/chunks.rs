@@ -10,7 +10,6 @@ use crate::store::ChunkRow;
 use crate::sys::publish::io_error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Chunks that a thread takes at a time; neighbours, so that it reads ahead.
@@ -28,12 +27,14 @@ struct Share {
 }
 
 impl Check<'_> {
-    /// Reads chunks of one pack.
-    pub(super) fn chunks(&mut self, path: &Path, rows: &[ChunkRow]) -> Result<()> {
+    /// Reads chunks of one pack, told by its base and length.
+    pub(super) fn chunks(&mut self, pack: (u64, u64), rows: &[ChunkRow]) -> Result<()> {
+        let path = &self.store.pack_path(pack.0);
         let file = match File::open(path) {
             Ok(file) => file,
             Err(e) => {
                 let number = self.found(DamageKind::Pack, path, &io_error("open", path, e));
+                self.of_packs.insert(number, pack);
                 rows.iter().for_each(|row| self.hurt.entry(row.id).or_default().push(number));
                 return Ok(());
             }
