@@ -5,7 +5,7 @@
 
 mod support;
 
-use layerstore::{DamageKind, Digest, DriverKind, FsckOptions, FsckReport, GcOptions, Labels, Store};
+use layerstore::{DamageKind, Digest, DriverKind, ErrorKind, FsckOptions, FsckReport, GcOptions, Labels, Store};
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -155,23 +155,114 @@ fn every_byte_of_a_small_store_counts() {
     println!("{} harms", each_harm_is_found(&sound, &store, 1, 101));
 }
 
-/// All rows of all tables, a line each; an error if SQLite cannot read them.
-fn rows(root: &Path) -> rusqlite::Result<Vec<String>> {
+/// A row: its table, and its columns with their values.
+type Row = (String, Vec<(String, rusqlite::types::Value)>);
+
+/// All rows of all tables; an error if SQLite cannot read them.
+fn rows(root: &Path) -> rusqlite::Result<Vec<Row>> {
     let db = rusqlite::Connection::open(root.join("index.db"))?;
     let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name";
     let tables: Vec<String> = db.prepare(tables)?.query_map([], |r| r.get(0))?.collect::<Result<_, _>>()?;
-    let mut lines = Vec::new();
+    let mut rows = Vec::new();
     for table in tables {
-        let mut query = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2"))?;
-        let columns = query.column_count();
+        let mut query = db.prepare(&format!("SELECT * FROM {table}"))?;
+        let columns: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
         let mut found = query.query([])?;
         while let Some(row) = found.next()? {
-            let values: Vec<_> =
-                (0..columns).map(|c| row.get::<_, rusqlite::types::Value>(c)).collect::<Result<_, _>>()?;
-            lines.push(format!("{table} {values:?}"));
+            let value = |(i, name): (usize, &String)| Ok((name.clone(), row.get(i)?));
+            rows.push((table.clone(), columns.iter().enumerate().map(value).collect::<rusqlite::Result<_>>()?));
         }
     }
-    Ok(lines)
+    Ok(rows)
+}
+
+/// What nothing but the database knows: there is nothing to hold it against.
+const KNOWN_TO_THE_DATABASE_ALONE: [(&str, &str); 17] = [
+    ("counters", "value"),
+    ("images", "name"),
+    ("layers", "held"),
+    ("leases", "n"),
+    ("leases", "owner"),
+    ("leases", "expires"),
+    ("lease_refs", "kind"),
+    ("lease_refs", "digest"),
+    ("snapshot_labels", "name"),
+    ("snapshot_labels", "value"),
+    ("snapshots", "namespace"),
+    ("snapshots", "key"),
+    ("snapshots", "kind"),
+    ("snapshots", "bytes"),
+    ("snapshots", "inodes"),
+    ("snapshots", "created"),
+    ("snapshots", "updated"),
+];
+
+/// Whether rows differ in nothing but what the database alone knows.
+fn alone(good: &[Row], now: &[Row]) -> bool {
+    let mut differing = good.iter().zip(now).flat_map(|((table, a), (other, b))| {
+        let columns = a.iter().zip(b).filter(|(a, b)| a != b).map(|(a, _)| (table.as_str(), a.0.as_str()));
+        columns.chain((table != other).then_some(("another", "table"))).collect::<Vec<_>>()
+    });
+    good.len() == now.len() && differing.all(|column| KNOWN_TO_THE_DATABASE_ALONE.contains(&column))
+}
+
+/// Bytes of the database that SQLite reads something from: changed, the rows are others or cannot be read.
+#[test]
+fn damage_of_rows_is_found() {
+    let sound = sound_of(3, 66_000, 4000);
+    {
+        let snapshots = snapshotter(&sound.root, DriverKind::Copy);
+        let image = snapshots.store().image("i").expect("the image");
+        let top = snapshots.commit_image(&image, &()).expect("commits");
+        let labels: Labels = [("label".to_owned(), "value".to_owned())].into();
+        snapshots.prepare("work", top.as_deref(), &labels, &()).expect("prepares");
+    }
+    let good = rows(&sound.root).expect("the database");
+    let victim = Victim::new(sound.root.join("index.db"));
+    let step = if long() { 1 } else { 13 };
+    let (mut found, mut unseen, mut without) = (0, 0, 0);
+    for at in (0..victim.good.len()).step_by(step) {
+        victim.harm(Harm::Flip(at));
+        let now = rows(&sound.root);
+        if now.as_ref().is_ok_and(|now| *now == good) {
+            without += 1;
+        } else if Store::open(&sound.root).map_or(true, |store| !check(&store, true).is_clean()) {
+            found += 1;
+        } else {
+            let now = now.unwrap_or_else(|e| panic!("byte {at}: {e}"));
+            let differing: Vec<_> = good.iter().zip(&now).filter(|(a, b)| a != b).collect();
+            assert!(alone(&good, &now), "byte {at}: {differing:#?}");
+            unseen += 1;
+        }
+        if at % (101 * step) == 0 {
+            read_all(&sound);
+        }
+        for log in ["index.db-wal", "index.db-shm"] {
+            let _ = fs::remove_file(sound.root.join(log));
+        }
+        victim.mend();
+    }
+    println!(
+        "of {} bytes {found} found, {unseen} known to the database alone, {without} unused",
+        victim.good.len() / step
+    );
+    assert!(found > 100, "nothing was shown");
+    assert_clean(&Store::open(&sound.root).expect("a store"), "the database is whole again");
+}
+
+/// An image that would lack a layer is neither handed out nor collected.
+#[test]
+fn an_image_with_other_layers_than_its_configuration_is_refused() {
+    let sound = sound();
+    let store = Store::open(&sound.root).expect("a store");
+    let db = rusqlite::Connection::open(sound.root.join("index.db")).expect("the database");
+    db.execute("DELETE FROM image_layers WHERE position = 1", []).expect("a row");
+    let report = check(&store, false);
+    let found = report.findings.iter().find(|f| f.kind == DamageKind::Database && f.images == ["i"]);
+    assert!(found.is_some_and(|f| f.what.contains("configuration")), "{report:#?}");
+    assert_eq!(store.image("i").expect_err("refused").kind(), ErrorKind::Corrupt);
+    assert_eq!(store.gc_plan(&GcOptions::default(), &()).expect_err("refused").kind(), ErrorKind::Corrupt);
+    assert_eq!(store.layers().expect("the database").len(), 2);
 }
 
 /// Two files of a kind, each in the other's place.

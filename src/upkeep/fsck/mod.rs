@@ -136,6 +136,12 @@ impl<'a> Check<'a> {
                 self.found(DamageKind::Database, &file, &e);
             }
         }
+        if self.options.full {
+            let contradictions = index.contradictions();
+            for what in self.part(contradictions) {
+                self.tell(DamageKind::Database, &file, what);
+            }
+        }
     }
 
     /// Reads what there should be, at one moment. A damaged table is a finding, and the others are read all the same.
@@ -157,6 +163,14 @@ impl<'a> Check<'a> {
             self.all.retain(|n| *n != number);
             let finding = &mut self.report.findings[number];
             (finding.layers, finding.images) = (vec![layer], vec![image]);
+        }
+        for image in self.roots.images.clone() {
+            if let Err(e) = self.store.check_image(&image) {
+                let number = self.found(DamageKind::Database, &self.store.index_path(), &e);
+                self.all.retain(|n| *n != number);
+                let finding = &mut self.report.findings[number];
+                (finding.layers, finding.images) = (image.layers, vec![image.name]);
+            }
         }
     }
 
