@@ -14,14 +14,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use support::layers::{Layer, assert_same, everything, expected, xattr};
+use support::layers::{Layer, assert_same, commit_chain, everything, expected, snapshotter, xattr};
 use support::listing::list;
 use support::{disk_dir, names, namespaced, noise, words};
-
-fn open(root: &Path, driver: DriverKind) -> Snapshotter {
-    let store = Arc::new(Store::open(root).expect("a store"));
-    Snapshotter::open(store, &SnapshotterOptions::default().driver(driver)).expect("the driver works here")
-}
 
 /// Imports a layer with its chunks stored like this.
 fn import(store: &Store, layer: &mut Layer, compress: Compress) -> Digest {
@@ -31,7 +26,7 @@ fn import(store: &Store, layer: &mut Layer, compress: Compress) -> Digest {
 
 /// Mounts the layers as a view called `key`, runs `work` in it, and takes all of it away again.
 fn view<T>(snapshots: &Snapshotter, layers: &[Digest], key: &str, work: impl FnOnce(&Path) -> T) -> T {
-    let top = commit(snapshots, layers);
+    let top = commit_chain(snapshots, layers);
     let mounts = snapshots.view(key, Some(&top), &Labels::new(), &()).expect("views");
     assert_eq!((mounts.len(), &mounts[0].kind[..]), (1, "bind"), "a view is the shared mount itself");
     let target = tempfile::tempdir_in(snapshots.store().path().parent().expect("a directory")).expect("a directory");
@@ -40,19 +35,6 @@ fn view<T>(snapshots: &Snapshotter, layers: &[Digest], key: &str, work: impl FnO
     layerstore::unmount(target.path()).expect("unmounts");
     snapshots.remove(key).expect("removes");
     out
-}
-
-/// Committed snapshots of the layers; the topmost one's name.
-fn commit(snapshots: &Snapshotter, layers: &[Digest]) -> String {
-    let mut top = None;
-    for count in 1..=layers.len() {
-        let name = Digest::chain_of(&layers[..count]).expect("not empty").to_string();
-        match snapshots.commit_layer(&name, top.as_deref(), &layers[count - 1], &Labels::new()) {
-            Err(e) if e.kind() != ErrorKind::AlreadyExists => panic!("{e}"),
-            _ => top = Some(name),
-        }
-    }
-    top.expect("not empty")
 }
 
 fn images(store: &Store) -> Vec<PathBuf> {
@@ -126,7 +108,7 @@ fn every_shape_of_file_reads_as_its_layer_says() {
         return;
     }
     let dir = disk_dir();
-    let snapshots = open(&dir.path().join("store"), DriverKind::Erofs);
+    let snapshots = snapshotter(&dir.path().join("store"), DriverKind::Erofs);
     let store = snapshots.store();
     let mut layers = shapes(store);
     layers.push(everything(store));
@@ -151,7 +133,7 @@ fn sparse_files_are_held_inside_up_to_a_bound() {
         return;
     }
     let dir = disk_dir();
-    let snapshots = open(&dir.path().join("store"), DriverKind::Erofs);
+    let snapshots = snapshotter(&dir.path().join("store"), DriverKind::Erofs);
     let store = snapshots.store();
     let mut layer = Layer::new();
     let ranges = [(1, 10), (4096, 4096), (10_000, 70_000), (1 << 20, 200_000), ((1 << 36) - 1, 1)];
@@ -177,7 +159,7 @@ fn sparse_files_are_held_inside_up_to_a_bound() {
     let kind = EntryKind::File { size: 1 << 30, sparse: Some(ranges) };
     layer.entry("full", kind, |_| (), &words(1, 65 << 20));
     let full = import(store, &mut layer, Compress::Zstd(1));
-    let top = commit(&snapshots, &[full]);
+    let top = commit_chain(&snapshots, &[full]);
     let e = snapshots.view("w", Some(&top), &Labels::new(), &()).expect_err("more than an image holds");
     assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("sparse"), "{e}");
 }
@@ -210,10 +192,10 @@ fn an_image_is_built_once_shared_and_made_anew_when_damaged() {
         return;
     }
     let dir = disk_dir();
-    let snapshots = open(&dir.path().join("store"), DriverKind::Erofs);
+    let snapshots = snapshotter(&dir.path().join("store"), DriverKind::Erofs);
     let store = snapshots.store();
     let layers = [everything(store), import(store, Layer::new().file("big", &noise(8, 200_000)), Compress::Raw)];
-    let top = commit(&snapshots, &layers);
+    let top = commit_chain(&snapshots, &layers);
     std::thread::scope(|s| {
         for i in 0..6 {
             let (snapshots, top) = (&snapshots, &top);
@@ -292,7 +274,7 @@ fn fsck_erofs_accepts_images() {
     }
     let dir = disk_dir();
     for (compress, zstd) in [(Compress::Lz4, false), (Compress::Zstd(1), true)] {
-        let snapshots = open(&dir.path().join(format!("store-{zstd}")), DriverKind::Erofs);
+        let snapshots = snapshotter(&dir.path().join(format!("store-{zstd}")), DriverKind::Erofs);
         let store = snapshots.store();
         let mut layer = Layer::new();
         layer.file("text", &words(1, 400_000)).file("noise", &noise(1, 400_001)).dir("d", 0o700);
@@ -315,7 +297,7 @@ fn real_images_read_as_the_store_has_them() {
         return;
     }
     let dir = disk_dir();
-    let snapshots = open(&dir.path().join("store"), DriverKind::Erofs);
+    let snapshots = snapshotter(&dir.path().join("store"), DriverKind::Erofs);
     let store = snapshots.store();
     for layout in layouts {
         let Detected::Image(source) = detect(&layout, dir.path(), &Limits::default()).expect("an OCI layout") else {

@@ -9,11 +9,12 @@ mod support;
 
 use layerstore::{
     Detected, Digest, DriverKind, GarbageKind, GcOptions, GcReport, ImportOptions, Labels, Limits, Mount, Selector,
-    Snapshotter, SnapshotterOptions, Store, detect,
+    Snapshotter, Store, detect,
 };
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
+
+use support::layers::snapshotter;
 use support::{assert_empty, names, namespaced, noise, words, write_image};
 
 fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
@@ -28,11 +29,6 @@ fn files(seed: u64) -> Vec<(String, Vec<u8>)> {
 fn layer(seed: u64) -> Vec<u8> {
     let parts: Vec<_> = files(seed).into_iter().map(|(name, bytes)| build::file(name, bytes)).collect();
     tar(&parts)
-}
-
-fn open(root: &Path, driver: DriverKind) -> Snapshotter {
-    let store = Arc::new(Store::open(root).expect("a store"));
-    Snapshotter::open(store, &SnapshotterOptions::default().driver(driver)).expect("the driver works here")
 }
 
 /// An image of two layers, prepared for writing.
@@ -75,7 +71,7 @@ fn assert_whole(root: &Path) {
 
 fn mounted_images_stay(driver: DriverKind) {
     let dir = support::disk_dir();
-    let snapshots = open(&dir.path().join("store"), driver);
+    let snapshots = snapshotter(&dir.path().join("store"), driver);
     let store = snapshots.store();
     let mounts = prepare(&snapshots, dir.path());
     let root = dir.path().join("root");
@@ -122,7 +118,7 @@ fn an_image_that_survived_its_layers_is_right() {
         return;
     }
     let dir = support::disk_dir();
-    let snapshots = open(&dir.path().join("store"), DriverKind::Erofs);
+    let snapshots = snapshotter(&dir.path().join("store"), DriverKind::Erofs);
     let store = snapshots.store();
     let root = dir.path().join("root");
     fs::create_dir(&root).unwrap();

@@ -1,5 +1,6 @@
 //! The images a store has: by name, with their configuration and manifest.
 
+use super::spec::{Config, parse};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{ImageInfo, Store};
@@ -17,11 +18,30 @@ impl Store {
     /// digits of it, six at least, if only one image fits).
     ///
     /// # Errors
-    /// `NotFound`; `InvalidInput` if several images fit.
+    /// `NotFound`; `InvalidInput` if several images fit; `Corrupt` if the database gives it other layers than its
+    /// configuration.
     pub fn image(&self, name: &str) -> Result<ImageInfo> {
-        if let Some(image) = self.with_index(|index| index.image(name))? {
-            return Ok(image);
+        let image = match self.with_index(|index| index.image(name))? {
+            Some(image) => image,
+            None => self.image_by_digest(name)?,
+        };
+        self.check_image(&image).map(|()| image)
+    }
+
+    /// Whether an image has the layers that its configuration says. One that cannot be read says nothing here.
+    pub(crate) fn check_image(&self, image: &ImageInfo) -> Result<()> {
+        let Ok(config) = self.image_config(image) else { return Ok(()) };
+        let parsed: Config = parse("the config", &config)?;
+        let layers = parsed.rootfs.diff_ids.unwrap_or_default();
+        if layers == image.layers {
+            return Ok(());
         }
+        let e = Error::corrupt("the database gives an image other layers than its configuration");
+        let listed = |layers: &[Digest]| layers.iter().map(Digest::to_string).collect::<Vec<_>>().join(" ");
+        Err(e.subject(format!("image {}", image.name)).expected(listed(&layers)).actual(listed(&image.layers)))
+    }
+
+    fn image_by_digest(&self, name: &str) -> Result<ImageInfo> {
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let fits = |d: &Digest| hex.len() >= 6 && d.hex().starts_with(hex);
         let mut found = self.images()?;

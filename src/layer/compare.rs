@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// Attributes that belong to the machine and not to the file: labels of a host's policy, sums over its inode numbers.
 /// What a layer says of them stays; what a directory has of them is not looked at.
-const OF_THE_HOST: [&[u8]; 2] = [b"security.selinux", b"security.evm"];
+pub(crate) const OF_THE_HOST: [&[u8]; 2] = [b"security.selinux", b"security.evm"];
 
 /// Bytes compared at a time.
 const STEP: usize = 256 << 10;
@@ -155,22 +155,35 @@ fn same_content(
     else {
         return Ok(false);
     };
-    let open_a = || SourceReader::open(store, a, *size, sparse_a.as_deref());
     match (a, b) {
         (Source::Stored(a), Source::Stored(b)) if sparse_a == sparse_b && (cut(store, a) || cut(store, b)) => {
             // Cut alike and different: another content.
             Ok(a == b)
         }
-        (Source::Disk(_), Source::Stored(extents)) => {
-            let whole = [DataRange { offset: 0, len: *size }];
-            let ranges = sparse_b.as_deref().unwrap_or(&whole);
-            match same_ids(store, cutter, &open_a()?, *size, ranges, extents)? {
-                Some(same) => Ok(same),
-                None => same_bytes(&open_a()?, &SourceReader::open(store, b, *size, sparse_b.as_deref())?, *size),
-            }
+        (Source::Disk(_), Source::Stored(_)) => disk_has(store, cutter, a, (*size, sparse_b.as_deref(), b)),
+        _ => {
+            let a = SourceReader::open(store, a, *size, sparse_a.as_deref())?;
+            same_bytes(&a, &SourceReader::open(store, b, *size, sparse_b.as_deref())?, *size)
         }
-        _ => same_bytes(&open_a()?, &SourceReader::open(store, b, *size, sparse_b.as_deref())?, *size),
     }
+}
+
+/// Whether a regular file on disk has the bytes of one in the store: its size, its data ranges if it is sparse, and its
+/// content. Both have the same size.
+pub(crate) fn disk_has(
+    store: &Store,
+    cutter: &mut Cutter,
+    disk: &Source,
+    (size, sparse, stored): (u64, Option<&[DataRange]>, &Source),
+) -> Result<bool> {
+    let reader = SourceReader::open(store, disk, size, None)?;
+    if let Source::Stored(extents) = stored {
+        let whole = [DataRange { offset: 0, len: size }];
+        if let Some(same) = same_ids(store, cutter, &reader, size, sparse.unwrap_or(&whole), extents)? {
+            return Ok(same);
+        }
+    }
+    same_bytes(&reader, &SourceReader::open(store, stored, size, sparse)?, size)
 }
 
 /// Whether content was cut where its bytes say so, which every store does alike: not gathered into a bundle.

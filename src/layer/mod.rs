@@ -15,7 +15,7 @@ mod root;
 mod source;
 
 pub use changes::{Changes, CreateOptions};
-pub(crate) use compare::SourceTree;
+pub(crate) use compare::{OF_THE_HOST, SourceTree, disk_has};
 pub use content::FileReader;
 pub(crate) use content::{Piece, place};
 pub use export::LayerExport;

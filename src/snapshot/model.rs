@@ -29,7 +29,7 @@ impl SnapshotKind {
         }
     }
 
-    pub(super) fn to_u8(self) -> u8 {
+    pub(crate) fn to_u8(self) -> u8 {
         match self {
             Self::View => 1,
             Self::Active => 2,
@@ -92,7 +92,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    pub(super) fn to_u8(self) -> u8 {
+    pub(crate) fn to_u8(self) -> u8 {
         match self {
             Self::Upper => 0,
             Self::UserUpper => 1,

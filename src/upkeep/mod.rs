@@ -1,5 +1,6 @@
 //! Looking after a store: what it takes, what of it is garbage, whether it is sound, and mending it.
 
+mod chains;
 mod fsck;
 mod gc;
 mod rebuild;

@@ -2,8 +2,13 @@
 
 use super::listing::{Line, Listing, differences};
 use super::{Random, import, noise, words};
-use layerstore::{DataRange, Digest, Entry, EntryKind, Limits, Store, TarWriter, Time, Xattr};
+use layerstore::{
+    DataRange, Digest, DriverKind, Entry, EntryKind, ErrorKind, Labels, Limits, Snapshotter, SnapshotterOptions, Store,
+    TarWriter, Time, Xattr,
+};
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 /// A layer being written down.
 pub(crate) struct Layer {
@@ -168,4 +173,23 @@ pub(crate) fn expected(store: &Store, layers: &[Digest]) -> Listing {
 pub(crate) fn assert_same(expected: &Listing, actual: &Listing) {
     let found = differences(expected, actual);
     assert!(found.is_empty(), "{} differences\n{}", found.len(), found.join("\n"));
+}
+
+/// A snapshotter of the store at `root`.
+pub(crate) fn snapshotter(root: &Path, driver: DriverKind) -> Snapshotter {
+    let store = Arc::new(Store::open(root).expect("a store"));
+    Snapshotter::open(store, &SnapshotterOptions::default().driver(driver)).expect("the driver works here")
+}
+
+/// Committed snapshots of the layers; the topmost one's name.
+pub(crate) fn commit_chain(snapshots: &Snapshotter, layers: &[Digest]) -> String {
+    let mut top = None;
+    for count in 1..=layers.len() {
+        let name = Digest::chain_of(&layers[..count]).expect("not empty").to_string();
+        match snapshots.commit_layer(&name, top.as_deref(), &layers[count - 1], &Labels::new()) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => panic!("{e}"),
+            _ => top = Some(name),
+        }
+    }
+    top.expect("not empty")
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod layers;
 pub(crate) mod listing;
+pub(crate) mod sound;
 
 use layerstore::{
     BlobWriter, Compression, Digest, Error, ErrorKind, ImportOptions, IndexEntry, LayerBlob, LayerImport, LayoutWriter,

@@ -11,16 +11,19 @@
 //! | `write.rs` | leaves and their content |
 //! | `frame.rs` | directories before the leaves; links, whiteouts and attributes of directories after them |
 //! | `attributes.rs` | owner, attributes, mode, time |
+//! | `verify.rs` | what is there against what was written |
 
 mod attributes;
 mod chunks;
 mod frame;
 mod options;
 mod plan;
+mod verify;
 mod write;
 
 pub(crate) use options::Overlay;
 pub use options::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
+pub(crate) use verify::{Difference, differences};
 
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -82,6 +85,15 @@ pub(crate) fn layer_directories(
     options: &ExtractOptions,
     observer: &dyn Observer,
 ) -> Result<ExtractReport> {
+    extract(store, outlines(store, layers, wanted)?, options, observer)
+}
+
+/// What [`layer_directories`] writes, paired with where.
+pub(crate) fn outlines(
+    store: &Store,
+    layers: &[Digest],
+    wanted: &[(usize, PathBuf)],
+) -> Result<Vec<(Outline<Content>, PathBuf)>> {
     let mut tree = Tree::new();
     let mut outlines = Vec::new();
     for (position, layer) in layers.iter().enumerate() {
@@ -96,8 +108,7 @@ pub(crate) fn layer_directories(
             }
         }
     }
-    drop(tree);
-    extract(store, outlines, options, observer)
+    Ok(outlines)
 }
 
 fn extract(

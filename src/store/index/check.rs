@@ -6,6 +6,44 @@ use crate::error::Result;
 /// Complaints of SQLite's own check that are worth telling.
 const COMPLAINTS: u32 = 100;
 
+/// Queries that count rows which others do not bear out, and what such rows are. Every one of them holds in each
+/// committed state, so gc and imports meanwhile cause none.
+const CONTRADICTIONS: [(&str, &str); 7] = [
+    (
+        "SELECT count(*) FROM members m WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE n = m.chunk) \
+         AND NOT EXISTS (SELECT 1 FROM dead_chunks WHERE n = m.chunk)",
+        "small files in no bundle",
+    ),
+    (
+        "SELECT 2 - count(*) FROM counters WHERE name IN ('generation', 'top') AND typeof(value) = 'integer'",
+        "lost counters",
+    ),
+    (
+        "SELECT count(*) FROM snapshots WHERE kind NOT IN (1, 2, 3) OR form NOT IN (0, 1, 2) OR n < 1 OR bytes < 0 \
+         OR inodes < 0 OR typeof(lowers) <> 'text' OR typeof(key) <> 'text' OR typeof(namespace) <> 'text'",
+        "snapshots that make no sense",
+    ),
+    (
+        "SELECT count(*) FROM snapshots s WHERE parent IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM snapshots WHERE n = s.parent AND kind = 3)",
+        "snapshots whose parent is none",
+    ),
+    (
+        "SELECT count(*) FROM snapshots s WHERE layer IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM layers WHERE diff_id = s.layer)",
+        "snapshots whose layer the store does not have",
+    ),
+    (
+        "SELECT count(*) FROM snapshot_labels l WHERE NOT EXISTS (SELECT 1 FROM snapshots WHERE n = l.snapshot)",
+        "labels of no snapshot",
+    ),
+    (
+        "SELECT count(*) FROM lease_refs r WHERE kind NOT IN (1, 2, 3) \
+         OR NOT EXISTS (SELECT 1 FROM leases WHERE n = r.lease)",
+        "what no lease keeps",
+    ),
+];
+
 impl Index {
     /// What SQLite finds wrong with its file; with `full` its indexes are compared with their tables as well.
     pub(crate) fn complaints(&self, full: bool) -> Result<Vec<String>> {
@@ -19,6 +57,18 @@ impl Index {
     pub(crate) fn live_members(&self) -> Result<u64> {
         let sql = "SELECT count(*) FROM members m JOIN chunks c ON c.n = m.chunk";
         Ok(self.one(sql, [], |r| r.get::<_, i64>(0))?.unwrap_or_default() as u64)
+    }
+
+    /// What is wrong with rows of which SQLite knows only that they are whole.
+    pub(crate) fn contradictions(&self) -> Result<Vec<String>> {
+        let mut told = Vec::new();
+        for (sql, what) in CONTRADICTIONS {
+            let count = self.one(sql, [], |r| r.get::<_, i64>(0))?.unwrap_or_default();
+            if count > 0 {
+                told.push(format!("{what}: {count}"));
+            }
+        }
+        Ok(told)
     }
 
     /// Whether a pack is sealed and has this length.

@@ -5,7 +5,7 @@
 //! left, its row goes and its space may be punched out.
 
 use super::{Change, Index, all, db_error, one};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::pack::{Codec, Location};
 use crate::id::ContentId;
 use rusqlite::{Row, params};
@@ -57,14 +57,32 @@ impl Index {
     /// Up to `limit` chunks whose numbers come after `n`, in order.
     pub(crate) fn chunks_after(&self, n: u64, limit: u32) -> Result<Vec<ChunkRow>> {
         let sql = format!("SELECT {COLUMNS}, 0 FROM chunks WHERE n > ?1 ORDER BY n LIMIT ?2");
-        self.all(&sql, params![n as i64, limit], raw)?.iter().map(chunk).collect()
+        let rows: Vec<ChunkRow> =
+            self.all(&sql, params![n as i64, limit], raw)?.iter().map(chunk).collect::<Result<_>>()?;
+        ascending(n, rows.iter().map(|row| row.n)).map(|()| rows)
     }
 
     /// As [`chunks_after`](Self::chunks_after), of dead chunks.
     pub(crate) fn dead_after(&self, n: u64, limit: u32) -> Result<Vec<DeadChunk>> {
         let sql = format!("SELECT {COLUMNS}, generation FROM dead_chunks WHERE n > ?1 ORDER BY n LIMIT ?2");
-        self.all(&sql, params![n as i64, limit], raw)?.iter().map(dead).collect()
+        let rows: Vec<DeadChunk> =
+            self.all(&sql, params![n as i64, limit], raw)?.iter().map(dead).collect::<Result<_>>()?;
+        ascending(n, rows.iter().map(|row| row.chunk.n)).map(|()| rows)
     }
+}
+
+/// Whether numbers ascend from above `last`. A damaged page may say otherwise, and whoever goes on from the last number
+/// would go on for ever.
+fn ascending(mut last: u64, numbers: impl Iterator<Item = u64>) -> Result<()> {
+    for n in numbers {
+        if n <= last {
+            return Err(Error::corrupt("rows of the database are not in order")
+                .expected(format!("above {last}"))
+                .actual(n));
+        }
+        last = n;
+    }
+    Ok(())
 }
 
 impl Change<'_> {

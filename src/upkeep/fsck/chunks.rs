@@ -7,15 +7,16 @@ use crate::store::ChunkRow;
 use crate::sys::publish::io_error;
 use crate::upkeep::verify::verify;
 use std::fs::File;
-use std::path::Path;
 
 impl Check<'_> {
-    /// Reads chunks of one pack.
-    pub(super) fn chunks(&mut self, path: &Path, rows: &[ChunkRow]) -> Result<()> {
+    /// Reads chunks of one pack, told by its base and length.
+    pub(super) fn chunks(&mut self, pack: (u64, u64), rows: &[ChunkRow]) -> Result<()> {
+        let path = &self.store.pack_path(pack.0);
         let file = match File::open(path) {
             Ok(file) => file,
             Err(e) => {
                 let number = self.found(DamageKind::Pack, path, &io_error("open", path, e));
+                self.of_packs.insert(number, pack);
                 rows.iter().for_each(|row| self.hurt.entry(row.id).or_default().push(number));
                 return Ok(());
             }

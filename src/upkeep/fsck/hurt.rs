@@ -4,7 +4,7 @@ use super::{Check, DamageKind, Finding, FsckReport};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::observe::check;
-use crate::store::{Index, chain_ids, chunk_refs};
+use crate::store::{ImageInfo, Index, chain_ids, chunk_refs};
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 
@@ -31,8 +31,9 @@ impl Check<'_> {
         for finding in &mut self.report.findings {
             let layers: HashSet<&Digest> = finding.layers.iter().collect();
             let hurt = self.roots.images.iter().filter(|image| image.layers.iter().any(|l| layers.contains(l)));
-            // A metadata image is of whole chains, and a blob of an image of this image alone.
-            if !matches!(finding.kind, DamageKind::Blob | DamageKind::Image) || finding.images.is_empty() {
+            // Metadata images and extracted directories are of whole chains, a blob of an image is of this one alone.
+            let settled = [DamageKind::Blob, DamageKind::Image, DamageKind::Tree].contains(&finding.kind);
+            if !settled || finding.images.is_empty() {
                 finding.images.extend(hurt.map(|image| image.name.clone()));
             }
             finding.layers =
@@ -66,22 +67,23 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Layers and images of a chain.
+    /// Layers of a chain, and images that stand on it.
     pub(super) fn of_chain(&self, chain: &Digest) -> (Vec<Digest>, Vec<String>) {
-        let (mut layers, mut images) = (Vec::new(), Vec::new());
-        for image in &self.roots.images {
-            if let Some(at) = chain_ids(&image.layers).position(|id| id == *chain) {
-                layers.extend(&image.layers[..=at]);
-                images.push(image.name.clone());
-            }
-        }
-        (layers, images)
+        let stands = |image: &&ImageInfo| chain_ids(&image.layers).any(|id| id == *chain);
+        let images = self.roots.images.iter().filter(stands).map(|image| image.name.clone()).collect();
+        (self.chains.layers(chain).unwrap_or_default(), images)
     }
 
     /// Whether what is damaged is still part of the store. Where that cannot be told, it is.
     fn is_there(&self, index: &Index, number: usize, finding: &Finding) -> bool {
         if let Some((base, len)) = self.of_packs.get(&number) {
             return index.has_sealed(*base, *len).unwrap_or(true);
+        }
+        if let Some((dir, id)) = self.of_trees.get(&number) {
+            return super::trees::identity(dir) == Some(*id);
+        }
+        if let Some(n) = self.of_snapshots.get(&number) {
+            return self.snapshot_needs(index, *n, &finding.file);
         }
         let layers = || finding.layers.iter().any(|layer| index.layer(layer).map_or(true, |found| found.is_some()));
         match (finding.kind, &finding.chunk) {

@@ -1,7 +1,7 @@
 //! Checking a store: is what it says it has there, and is it what it was.
 //!
 //! The quick check reads what says where things are: `STORE`, the database, the packs' headers, footers and tables, the
-//! layers' records; the full one every byte besides. What is damaged is a [`Finding`] that names the layers and images it
+//! layers' records; the full one every byte besides, of extracted directories too. What is damaged is a [`Finding`] that names the layers and images it
 //! hurts, and the check goes on. It mends nothing.
 //!
 //! Imports and gc may be at work meanwhile. So nothing is held that they wait for, and what looked damaged and turns out
@@ -13,6 +13,7 @@ mod files;
 mod hurt;
 mod packs;
 mod report;
+mod trees;
 
 pub use report::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
 
@@ -21,9 +22,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ContentId;
 use crate::observe::Observer;
 use crate::store::{BlobInfo, Index, LayerInfo, Roots, Store};
+use crate::upkeep::chains::Chains;
 use report::words;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 impl Store {
     /// Looks for damage. Changes nothing.
@@ -50,6 +52,8 @@ impl Store {
         check.records(&index)?;
         check.blobs()?;
         check.images()?;
+        check.snapshots();
+        check.trees()?;
         check.settle(&index)
     }
 }
@@ -69,6 +73,11 @@ struct Check<'a> {
     roots: Roots,
     layers: Vec<LayerInfo>,
     packs: Vec<(u64, u64)>,
+    /// Extracted directories of which a finding tells, with their device and inode number.
+    of_trees: HashMap<usize, (PathBuf, (u64, u64))>,
+    /// Snapshots of which a finding tells.
+    of_snapshots: HashMap<usize, u64>,
+    chains: Chains,
     kept: Vec<BlobInfo>,
 }
 
@@ -82,6 +91,9 @@ impl<'a> Check<'a> {
             all: vec![],
             hurt: HashMap::new(),
             of_packs: HashMap::new(),
+            of_trees: HashMap::new(),
+            of_snapshots: HashMap::new(),
+            chains: Chains::default(),
             roots: Roots::default(),
             layers: vec![],
             packs: vec![],
@@ -122,6 +134,12 @@ impl<'a> Check<'a> {
                 self.found(DamageKind::Database, &file, &e);
             }
         }
+        if self.options.full {
+            let contradictions = index.contradictions();
+            for what in self.part(contradictions) {
+                self.tell(DamageKind::Database, &file, what);
+            }
+        }
     }
 
     /// Reads what there should be, at one moment. A damaged table is a finding, and the others are read all the same.
@@ -130,6 +148,7 @@ impl<'a> Check<'a> {
         let (roots, layers, packs, kept) = (index.roots(), index.layers(), index.packs(), index.kept_blobs());
         let ended = index.end_reading();
         self.roots = self.part(roots);
+        self.chains = Chains::new(&self.roots);
         self.layers = self.part(layers);
         self.packs = self.part(packs);
         self.kept = self.part(kept);
@@ -142,6 +161,14 @@ impl<'a> Check<'a> {
             self.all.retain(|n| *n != number);
             let finding = &mut self.report.findings[number];
             (finding.layers, finding.images) = (vec![layer], vec![image]);
+        }
+        for image in self.roots.images.clone() {
+            if let Err(e) = self.store.check_image(&image) {
+                let number = self.found(DamageKind::Database, &self.store.index_path(), &e);
+                self.all.retain(|n| *n != number);
+                let finding = &mut self.report.findings[number];
+                (finding.layers, finding.images) = (image.layers, vec![image.name]);
+            }
         }
     }
 

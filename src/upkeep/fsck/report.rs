@@ -21,8 +21,8 @@ impl Default for FsckOptions {
 }
 
 impl FsckOptions {
-    /// Whether to read every byte of every chunk, blob and metadata image, not only what says where they are. Default
-    /// false.
+    /// Whether to read every byte of every chunk, blob and metadata image, and to compare extracted directories with
+    /// their layers, instead of reading only what says where things are. Default false.
     #[must_use]
     pub fn full(mut self, full: bool) -> Self {
         self.full = full;
@@ -55,6 +55,11 @@ pub enum DamageKind {
     Blob,
     /// A chain's metadata image. It is derived, and made anew by the mount that needs it.
     Image,
+    /// A layer's extracted directory. It is derived: once it is taken away, and nothing that is mounted uses it, the next
+    /// mount that needs it makes it anew.
+    Tree,
+    /// A snapshot's own directory.
+    Snapshot,
 }
 
 impl DamageKind {
@@ -68,6 +73,8 @@ impl DamageKind {
             Self::Record => "record",
             Self::Blob => "blob",
             Self::Image => "image",
+            Self::Tree => "tree",
+            Self::Snapshot => "snapshot",
         }
     }
 }
@@ -117,6 +124,10 @@ pub struct FsckCounts {
     pub blobs: u64,
     /// Metadata images.
     pub images: u64,
+    /// Extracted directories that were compared with their layers, in full checks.
+    pub trees: u64,
+    /// Snapshots whose directories were looked for.
+    pub snapshots: u64,
 }
 
 /// What a check found.

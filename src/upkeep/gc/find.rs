@@ -36,6 +36,8 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
         view
     };
     let (roots, layers, packs, kept) = store.with_index(read)?;
+    // What a damaged row has lost, a row or a name, would look like garbage.
+    roots.images.iter().try_for_each(|image| store.check_image(image))?;
     let live = Live::new(&roots);
     let layers: Vec<Digest> = layers.into_iter().map(|l| l.diff_id).collect();
     let kept = kept.into_iter().filter(|b| live.layers.contains(&b.diff_id)).map(|b| b.digest);

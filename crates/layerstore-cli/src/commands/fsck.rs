@@ -23,13 +23,14 @@ pub(crate) fn run(context: &Context, args: &Fsck) -> Result<ExitCode, Failure> {
         context.out().json(&json!({
             "findings": report.findings.len(), "full": args.full, "packs": counts.packs, "chunks": counts.chunks,
             "read": counts.read, "bytes": counts.bytes, "layers": counts.layers, "blobs": counts.blobs,
-            "images": counts.images,
+            "images": counts.images, "trees": counts.trees, "snapshots": counts.snapshots,
         }))?;
     } else if !context.quiet() {
         let (found, read) = (report.findings.len(), size(counts.bytes));
         context.out().line(format!(
-            "{found} findings: {} layers, {} packs, {} chunks, {} blobs, {} metadata images; {read} of chunks read",
-            counts.layers, counts.packs, counts.chunks, counts.blobs, counts.images
+            "{found} findings: {} layers, {} packs, {} chunks, {} blobs, {} metadata images, {} extracted trees; {read} of chunks \
+             read",
+            counts.layers, counts.packs, counts.chunks, counts.blobs, counts.images, counts.trees
         ))?;
     }
     Ok(exit(report.is_clean() && told.is_empty()))

@@ -78,3 +78,32 @@ fn a_damaged_store_is_rebuilt_and_repaired() {
     assert!(record.exists());
     assert!(place.text(&["fsck", "--full"]).starts_with("0 findings"));
 }
+
+#[test]
+fn fsck_tells_what_is_damaged_and_fails() {
+    let place = Place::new();
+    let layer = place.with_layer();
+    for args in [&["fsck"][..], &["fsck", "--full"]] {
+        let clean = place.json(args);
+        assert_eq!((clean.len(), &clean[0]["findings"], &clean[0]["layers"]), (1, &0.into(), &1.into()));
+    }
+    assert!(place.text(&["fsck", "--full"]).starts_with("0 findings: 1 layers"));
+    assert!(place.text(&["fsck", "--quiet"]).is_empty());
+
+    let record = place.path("store").join(format!("layers/{layer}.layer"));
+    let mut bytes = std::fs::read(&record).expect("a record");
+    bytes[100] ^= 1;
+    std::fs::write(&record, bytes).expect("a record");
+    let output = place.run(&["fsck", "--json"]);
+    let lines = String::from_utf8(output.stdout).expect("text");
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!((output.status.code(), lines.len()), (Some(8), 2), "{lines:?}");
+    assert_eq!((&lines[0]["kind"], &lines[1]["findings"]), (&"record".into(), &1.into()));
+    assert_eq!(lines[0]["layers"], serde_json::json!([format!("sha256:{layer}")]));
+    assert!(lines[0]["file"].as_str().is_some_and(|file| file.ends_with(&format!("{layer}.layer"))), "{lines:?}");
+
+    let output = place.run(&["fsck"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(output.status.code(), Some(8));
+    assert!(text.contains(&format!("layers: {}", &layer[..12])) && text.contains("1 findings"), "{text}");
+}
