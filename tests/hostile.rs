@@ -6,11 +6,8 @@ mod support;
 
 use layerstore::{Digest, ImportOptions, Store};
 use std::io::Read;
-use suite::{Case, Verdict, build, cases};
+use suite::{Case, NEED_A_LOWER_LAYER, Verdict, build, cases};
 use support::{assert_empty, assert_refusal, compress, content_files, import, names, store, try_export};
-
-/// Layers that are sound but cannot stand alone: each is refused when it is applied to nothing.
-const NEED_A_LOWER_LAYER: [&str; 2] = ["hard-missing.tar", "hard-setuid-lower.tar"];
 
 /// The first pack of a store: if anything had kept addresses, it could not have this name.
 const FIRST_PACK: &str = "00000001000.pack";

@@ -67,6 +67,19 @@ impl Dir {
         Ok(true)
     }
 
+    /// Removes all that is in it, wherever its name leads by now.
+    pub(crate) fn empty(&self) -> std::io::Result<()> {
+        for found in std::fs::read_dir(format!("/proc/self/fd/{}", self.0.as_raw_fd()))? {
+            let found = found?;
+            // Neither follows a symlink that takes the name's place.
+            match found.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(found.path())?,
+                false => std::fs::remove_file(found.path())?,
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a directory that only its owner may enter.
     pub(crate) fn make(&self, name: &[u8]) -> Result<()> {
         fs::mkdirat(&self.0, name, PRIVATE)
@@ -135,12 +148,20 @@ impl Inode<'_> {
         }
     }
 
-    /// Not for symlinks, which have no mode: the kernel would set that of what they lead to.
+    /// Not for symlinks, which have no mode: of one that took the name's place it is an error.
     pub(crate) fn chmod(self, mode: u16) -> Result<()> {
         let mode = Mode::from_raw_mode(mode.into());
         match self {
             Self::Open(fd) => fs::fchmod(fd, mode),
-            Self::Named(dir, name) => fs::chmodat(&dir.0, name, mode, AtFlags::empty()),
+            // `fchmodat` follows symlinks, and what does not is Linux 6.6. What /proc/self/fd leads to is the inode itself.
+            Self::Named(dir, name) => {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let inode = fs::openat(&dir.0, name, flags, Mode::empty())?;
+                if FileType::from_raw_mode(fs::fstat(&inode)?.st_mode) == FileType::Symlink {
+                    return Err(Errno::LOOP);
+                }
+                fs::chmod(format!("/proc/self/fd/{}", inode.as_raw_fd()), mode)
+            }
         }
     }
 
@@ -199,6 +220,7 @@ mod tests {
         Inode::Named(&root, b"out").set_time(5, 6).unwrap();
         assert_ne!(std::fs::metadata(&outside).unwrap().mtime(), 5);
         assert_eq!(Inode::Named(&root, b"out").time(), Ok((5, 6)));
+        assert_eq!(Inode::Named(&root, b"out").chmod(0o700).unwrap_err(), Errno::LOOP);
         root.make(b"d").unwrap();
         root.below(b"d", false).unwrap().link(b"l", &root, b"out").unwrap();
         assert!(scratch.path().join("root/d/l").is_symlink());

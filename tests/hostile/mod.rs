@@ -41,6 +41,9 @@ const fn safe(name: &'static str, reason: &'static str, build: fn() -> Vec<u8>) 
     Case { name, verdict: Verdict::Safe, reason, build }
 }
 
+/// Layers that are sound but cannot stand alone: each is refused when it is applied to nothing.
+pub(crate) const NEED_A_LOWER_LAYER: [&str; 2] = ["hard-missing.tar", "hard-setuid-lower.tar"];
+
 /// All cases.
 pub(crate) fn cases() -> impl Iterator<Item = &'static Case> {
     entries::CASES.iter().chain(archives::CASES)

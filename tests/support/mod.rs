@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test uses a part")]
 
+pub(crate) mod cgroup;
 pub(crate) mod layers;
 pub(crate) mod listing;
 pub(crate) mod sound;

@@ -177,8 +177,16 @@ fn count(targets: &[Target]) -> ExtractReport {
     report
 }
 
-/// Directories that go again unless all of them are complete; those that were there before are emptied.
-struct Fresh(Vec<(PathBuf, bool)>);
+/// Directories that go again unless all of them are complete.
+struct Fresh(Vec<Undo>);
+
+/// How a directory goes again.
+enum Undo {
+    /// It was made here.
+    Remove(PathBuf),
+    /// It was there, and empty.
+    Empty(Dir),
+}
 
 impl Fresh {
     fn target(&mut self, outline: Outline<Content>, path: PathBuf) -> Result<Target> {
@@ -193,10 +201,15 @@ impl Fresh {
         };
         let root = Dir::open(&path).map_err(|_| taken())?;
         let failed = |e| io_error("prepare directory", &path, e);
-        if !made && !root.is_empty().map_err(failed)? {
+        // One that was made just now, too: somebody may have put another in its place.
+        if !root.is_empty().map_err(failed)? {
             return Err(taken());
         }
-        self.0.push((path.clone(), made));
+        let undo = match made {
+            true => Undo::Remove(path.clone()),
+            false => Undo::Empty(root.below(b"", true).map_err(failed)?),
+        };
+        self.0.push(undo);
         let given = root.seclude().map_err(failed)?;
         Ok(Target { outline, root, given, path })
     }
@@ -204,21 +217,12 @@ impl Fresh {
 
 impl Drop for Fresh {
     fn drop(&mut self) {
-        for (path, made) in &self.0 {
+        for undo in &self.0 {
             // Whatever error led here is told; what cannot be removed on top of it is seen by whoever looks.
-            let _ = if *made { std::fs::remove_dir_all(path) } else { empty(path) };
+            let _ = match undo {
+                Undo::Remove(path) => std::fs::remove_dir_all(path),
+                Undo::Empty(dir) => dir.empty(),
+            };
         }
     }
-}
-
-fn empty(dir: &Path) -> std::io::Result<()> {
-    for found in std::fs::read_dir(dir)? {
-        let found = found?;
-        if found.file_type()?.is_dir() {
-            std::fs::remove_dir_all(found.path())?;
-        } else {
-            std::fs::remove_file(found.path())?;
-        }
-    }
-    Ok(())
 }

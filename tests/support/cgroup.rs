@@ -1,0 +1,84 @@
+//! A test run again in a cgroup of its own, where the kernel bounds its memory, page cache included.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const INSIDE: &str = "LAYERSTORE_TEST_CGROUP";
+
+/// Runs the calling test, called `name`, again in a cgroup of `limit` bytes of memory, and is true there. Outside it is
+/// false once that went well: the test is to return. Where no cgroup can be made it says that the test was skipped.
+/// `set` goes on to the test inside.
+pub(crate) fn bounded(name: &str, limit: u64, set: &[(&str, &Path)]) -> bool {
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
+        return true;
+    }
+    let Some(group) = Group::new(limit) else {
+        println!("skipped: {name}: no memory cgroup can be made here");
+        return false;
+    };
+    let itself = std::env::current_exe().expect("a test binary");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.dir.join("cgroup.procs")).arg(itself);
+    shell.args(["--exact", name, "--nocapture"]).env(INSIDE, name).envs(set.iter().copied());
+    let output = shell.output().expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{:?}\n{text}", output.status);
+    print!(
+        "{}",
+        text.lines()
+            .filter(|l| l.starts_with("skipped") || l.contains(": "))
+            .map(|l| format!("{l}\n"))
+            .collect::<String>()
+    );
+    if let Some(peak) = group.peak() {
+        println!("{name}: the cgroup's peak was {} MiB of {} MiB", peak >> 20, limit >> 20);
+        assert!(peak <= limit);
+    }
+    false
+}
+
+/// A cgroup that goes when it is dropped.
+struct Group {
+    dir: PathBuf,
+}
+
+impl Group {
+    /// Below this process's own cgroup, or where that may have none at the hierarchy's root.
+    fn new(limit: u64) -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        for mount in fs::read_to_string("/proc/self/mounts").ok()?.lines() {
+            let fields: Vec<&str> = mount.split(' ').collect();
+            let (root, kind, options) = (Path::new(fields[1]), fields[2], fields[3]);
+            let (prefix, file) = match kind {
+                "cgroup2" => ("0::", "memory.max"),
+                "cgroup" if options.split(',').any(|o| o == "memory") => (":memory:", "memory.limit_in_bytes"),
+                _ => continue,
+            };
+            let path = own.lines().find_map(|line| line.split_once(prefix).map(|(_, path)| path)).unwrap_or("/");
+            for below in [root.join(path.trim_start_matches('/')), root.to_owned()] {
+                let dir = below.join(format!("layerstore-test-{}", std::process::id()));
+                if fs::create_dir(&dir).is_err() {
+                    continue;
+                }
+                let group = Self { dir };
+                if group.dir.join(file).exists() && fs::write(group.dir.join(file), limit.to_string()).is_ok() {
+                    return Some(group);
+                }
+            }
+        }
+        None
+    }
+
+    fn peak(&self) -> Option<u64> {
+        let read = |name| fs::read_to_string(self.dir.join(name)).ok();
+        read("memory.peak").or_else(|| read("memory.max_usage_in_bytes"))?.trim().parse().ok()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The last process may not be gone yet; an empty cgroup hurts nobody.
+        let _ = fs::remove_dir(&self.dir);
+    }
+}
