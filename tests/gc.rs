@@ -477,6 +477,22 @@ fn gc_beside_imports_loses_nothing() {
     assert_eq!(rows(store.path(), "dead_chunks") + rows(store.path(), "leases"), 0);
 }
 
+/// Killed between the row of a pack and its file, gc left the file; the next takes it.
+#[test]
+fn packs_without_a_row_go() {
+    let (_dir, store) = store();
+    import(&store, &layer(1, 1));
+    let lost = store.path().join("packs/000ff000000.pack");
+    fs::write(&lost, noise(1, 100_000)).expect("a file");
+    let found = plan(&store);
+    assert_eq!(
+        found.garbage.iter().map(|g| (g.kind, &g.name[..])).collect::<Vec<_>>(),
+        [(GarbageKind::Pack, "000ff000000")]
+    );
+    assert_eq!(gc(&store).removed, found.garbage);
+    assert!(!lost.exists() && plan(&store).is_empty() && names(store.path(), "packs").len() == 1);
+}
+
 /// What images are said to take alone is what comes back without them, and all of it together is what the file system
 /// says.
 #[test]

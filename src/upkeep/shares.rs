@@ -4,7 +4,7 @@
 //! leases). Sets are few, whatever the number of chunks, so a chunk remembers only its set's number; and as in gc, in
 //! several passes where even that is too much memory.
 
-use super::gc::{GcOptions, MARKS_MAX, PrefixMap};
+use super::gc::{GcOptions, MARKS_MAX, PrefixMap, disk_of};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::pack::BLOCK;
@@ -13,9 +13,7 @@ use crate::store::{LeaseRef, Roots, Store, chain_ids, chunk_refs, now};
 use crate::sys::publish::io_error;
 use crate::sys::upper::disk_usage;
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::fs::File;
 
 /// Chunks read from the database at a time.
 const ROWS: u32 = 16 << 10;
@@ -243,11 +241,6 @@ fn count(bytes: &mut Vec<u64>, set: u32, more: u64) {
     let wanted = bytes.len().max(set as usize + 1);
     bytes.resize(wanted, 0);
     bytes[set as usize] += more;
-}
-
-/// Blocks allocated to a file; none to one that is not there.
-fn disk_of(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |meta| meta.blocks() * 512)
 }
 
 #[cfg(test)]

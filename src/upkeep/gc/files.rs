@@ -52,7 +52,7 @@ impl<'s, 'p> Removal<'s, 'p> {
 
     /// Step 2: files and directories that nothing names.
     pub(super) fn files(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
-        let garbage: Vec<&Garbage> = self.plan.garbage.iter().filter(|g| g.kind != GarbageKind::Pack).collect();
+        let garbage: Vec<&Garbage> = self.plan.garbage.iter().collect();
         for batch in garbage.chunks(BATCH) {
             check(observer)?;
             let moved = |change: &Change<'_>| {
@@ -80,6 +80,11 @@ impl<'s, 'p> Removal<'s, 'p> {
             (GarbageKind::Blob, Some(blob), _) if !live.blobs.contains(&blob) && !change.keeps_blob(&blob)? => {
                 self.take(&self.store.blob_path(&blob))
             }
+            (GarbageKind::Pack, _, _) => match u64::from_str_radix(&garbage.name, 16) {
+                // One that has a row is removed with it, last of all.
+                Ok(base) if !change.has_pack(base)? => self.take(&self.store.pack_path(base)),
+                _ => Ok(false),
+            },
             (GarbageKind::Tree, Some(chain), _) if !live.keeps_chain("trees", &chain) => {
                 self.take_unmounted(&root.join("trees").join(chain.hex()))
             }

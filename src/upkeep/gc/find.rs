@@ -43,6 +43,7 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
     let kept = kept.into_iter().filter(|b| live.layers.contains(&b.diff_id)).map(|b| b.digest);
     let kept: HashSet<Digest> = kept.chain(live.blobs.iter().copied()).collect();
     let mut garbage = dead_layers(store, &live, &layers)?;
+    garbage.extend(lost_packs(store, &packs)?);
     let why = "no image and no layer that was kept with its blob has it";
     for (path, digest) in named(store, "blobs", "")? {
         if !kept.contains(&digest) {
@@ -72,6 +73,18 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
         }
     }
     Ok(Found { live, layers, packs, garbage, kept_images })
+}
+
+/// Packs without a row: whoever took that away did not come to removing the file.
+fn lost_packs(store: &Store, packs: &[(u64, u64)]) -> Result<Vec<Garbage>> {
+    let base = |path: &Path| u64::from_str_radix(path.file_name()?.to_str()?.strip_suffix(".pack")?, 16).ok();
+    let found = list(&store.path().join("packs"))?.into_iter().filter_map(|path| Some((base(&path)?, path)));
+    let lost = found.filter(|(base, _)| packs.binary_search_by_key(base, |pack| pack.0).is_err());
+    let garbage = lost.map(|(base, path)| {
+        let (name, why) = (format!("{base:011x}"), "its removal did not finish");
+        Garbage { kind: GarbageKind::Pack, name, bytes: disk_of(&path), why }
+    });
+    Ok(garbage.collect())
 }
 
 /// Layers with a row that nothing keeps, and records that have no row.
@@ -127,6 +140,10 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn file(kind: GarbageKind, path: &Path, digest: &Digest, why: &'static str) -> Garbage {
-    let bytes = fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512);
-    Garbage { kind, name: digest.hex(), bytes, why }
+    Garbage { kind, name: digest.hex(), bytes: disk_of(path), why }
+}
+
+/// Blocks allocated to a file; none to one that is not there.
+pub(in crate::upkeep) fn disk_of(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |m| m.blocks() * 512)
 }

@@ -17,6 +17,7 @@ mod marks;
 mod plan;
 mod space;
 
+pub(super) use find::disk_of;
 pub(super) use marks::{MARKS_MAX, PrefixMap};
 pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 
