@@ -12,6 +12,7 @@ use proptest::prelude::*;
 mod dialects;
 
 #[path = "../../../tests/hostile/mod.rs"]
+#[allow(dead_code, reason = "parts are for stores")]
 pub(super) mod hostile;
 
 /// One call of a sink; consecutive segments, and consecutive contents, are one.
