@@ -2,6 +2,9 @@
 //!
 //! Each layer is imported and exported by a process of its own, whose peak (`VmHWM`) counts. Streams are made as they
 //! are read, so no layer is ever whole in memory or on disk.
+//!
+//! The largest are not run by default. All, with their figures, one after the other, some 15 GB of disk below `$TMPDIR`:
+//! `cargo test --release --test memory -- --include-ignored --nocapture --test-threads 1`.
 
 #[path = "hostile/build.rs"]
 #[allow(dead_code, reason = "of all builders only the header's is wanted")]
@@ -149,6 +152,18 @@ fn files_of_a_megabyte() {
 #[test]
 fn tiny_files() {
     measure("tiny_files", "1,000,000 files of 40 bytes", 1_000_000, 40, 192 * MIB);
+}
+
+#[test]
+#[ignore = "takes a minute and 2 GiB of disk; run by hand"]
+fn a_file_of_two_gibibytes() {
+    measure("a_file_of_two_gibibytes", "one file of 2 GiB", 1, 2048 * MIB, LIMIT);
+}
+
+#[test]
+#[ignore = "takes minutes and 4 GiB of disk; run by hand"]
+fn a_layer_of_four_gibibytes() {
+    measure("a_layer_of_four_gibibytes", "4,096 files of 1 MiB", 4096, MIB, LIMIT);
 }
 
 /// The most entries a layer may have by default.

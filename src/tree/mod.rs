@@ -14,7 +14,7 @@
 //! | `edit.rs` | building a tree name by name |
 //! | `journal.rs` | what applying a layer did, noted while it happens |
 //! | `outline.rs` | what to write for a tree, or for a layer to be stacked over those below it |
-//! | `model.rs` | for tests: the same rules without regard to speed |
+//! | `model.rs` | for tests and fuzzing: the same rules without regard to speed |
 //!
 //! # Applying a layer
 //! Sources: image-spec `layer.md`, and where it is silent what containerd (`pkg/archive/tar.go`) and umoci
@@ -37,15 +37,18 @@ mod apply;
 mod diff;
 mod edit;
 mod journal;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod model;
 #[cfg(test)]
-mod model;
+mod model_tests;
 mod node;
 mod outline;
 #[cfg(test)]
 mod outline_tests;
 mod place;
-#[cfg(test)]
-mod samples;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzzing has layers of its own"))]
+pub(crate) mod samples;
 mod walk;
 mod whiteout;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
 
-use super::model::layers;
+use super::model_tests::layers;
 use super::samples::{Layer, listing, tree};
 use super::{Change, NodeKind, Outline, Tree};
 use crate::format::entry::{Entry, EntryKind};

@@ -1,4 +1,4 @@
-//! Layers and trees for the tests of this module.
+//! Layers and trees for the tests of this module, and for fuzzing.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,14 +8,14 @@ use crate::error::Result;
 use crate::format::entry::{Entry, EntryKind, Time, Xattr};
 
 /// An entry with plain attributes.
-pub(super) fn entry(path: &str, kind: EntryKind) -> Entry {
+pub(crate) fn entry(path: &str, kind: EntryKind) -> Entry {
     let path = path.as_bytes().to_vec();
     Entry { path, kind, mode: 0o644, uid: 1, gid: 2, mtime: Time { secs: 5, nanos: 6 }, xattrs: vec![] }
 }
 
 /// A layer being written down. Content is a number; a file's size is ten times that.
 #[derive(Clone, Default)]
-pub(super) struct Layer(pub(super) Vec<Change<u32>>);
+pub(crate) struct Layer(pub(crate) Vec<Change<u32>>);
 
 /// An entry a line: property tests print the layers that fail.
 impl fmt::Debug for Layer {
@@ -40,7 +40,7 @@ impl fmt::Debug for Layer {
 }
 
 impl Layer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -49,35 +49,35 @@ impl Layer {
         self
     }
 
-    pub(super) fn file(self, path: &str, content: u32) -> Self {
+    pub(crate) fn file(self, path: &str, content: u32) -> Self {
         self.with(path, EntryKind::File { size: u64::from(content) * 10, sparse: None }, Some(content))
     }
 
-    pub(super) fn dir(self, path: &str) -> Self {
+    pub(crate) fn dir(self, path: &str) -> Self {
         self.with(path, EntryKind::Directory, None)
     }
 
-    pub(super) fn symlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
         self.with(path, EntryKind::Symlink { target: target.as_bytes().to_vec() }, None)
     }
 
-    pub(super) fn hardlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn hardlink(self, path: &str, target: &str) -> Self {
         self.with(path, EntryKind::Hardlink { target: target.as_bytes().to_vec() }, None)
     }
 
     /// `.wh.` before the last component.
-    pub(super) fn whiteout(self, path: &str) -> Self {
+    pub(crate) fn whiteout(self, path: &str) -> Self {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         let path = [parent, &format!(".wh.{name}")].join("/");
         self.file(path.trim_start_matches('/'), 0)
     }
 
-    pub(super) fn opaque(self, path: &str) -> Self {
+    pub(crate) fn opaque(self, path: &str) -> Self {
         self.file([path, ".wh..wh..opq"].join("/").trim_start_matches('/'), 0)
     }
 
     /// Mode and one attribute for the last entry.
-    pub(super) fn attributes(mut self, mode: u16, xattr: &str) -> Self {
+    pub(crate) fn attributes(mut self, mode: u16, xattr: &str) -> Self {
         if let Some((entry, _)) = self.0.last_mut() {
             entry.mode = mode;
             entry.xattrs = vec![Xattr { name: xattr.as_bytes().to_vec(), value: b"v".to_vec() }];
@@ -87,17 +87,17 @@ impl Layer {
 }
 
 /// Another layer on `lower`.
-pub(super) fn over(lower: &Tree<u32>, layer: &Layer) -> Result<Tree<u32>> {
+pub(crate) fn over(lower: &Tree<u32>, layer: &Layer) -> Result<Tree<u32>> {
     lower.clone().apply(layer.0.iter().cloned().map(Ok))
 }
 
 /// The layers composed.
-pub(super) fn tree(layers: &[Layer]) -> Tree<u32> {
+pub(crate) fn tree(layers: &[Layer]) -> Tree<u32> {
     layers.iter().fold(Tree::new(), |tree, layer| over(&tree, layer).expect("applies"))
 }
 
 /// Names only: `a/` a directory, `a=1` a file and its content, `a->t` a symlink, `b==a` a hard link of `a`.
-pub(super) fn names(tree: &Tree<u32>) -> String {
+pub(crate) fn names(tree: &Tree<u32>) -> String {
     let lines = listing(tree).into_iter().skip(1).map(|(entry, content)| {
         let path = String::from_utf8_lossy(&entry.path).into_owned();
         match entry.kind {
@@ -113,7 +113,7 @@ pub(super) fn names(tree: &Tree<u32>) -> String {
 
 /// All there is to a tree: every name with its attributes; of hard links the first as what it is, the others as links
 /// to that. Two trees with equal listings are equal.
-pub(super) fn listing(tree: &Tree<u32>) -> Vec<Change<u32>> {
+pub(crate) fn listing(tree: &Tree<u32>) -> Vec<Change<u32>> {
     let mut first = HashMap::new();
     let mut counted = HashMap::new();
     let listed = tree.walk().map(|step| {

@@ -1,0 +1,187 @@
+//! The parser against the `tar` crate: of a tar that both accept they must say the same paths, kinds, sizes and contents.
+//!
+//! Most of what one of them refuses the other may take. Where both accept and differ on purpose, nothing is compared:
+//!
+//! - PAX records with a key twice or a line end in a value: here the last counts and lengths rule, the crate takes the
+//!   first and splits at line ends. Global PAX headers, which the crate lists as entries, and sparse files of PAX, which
+//!   it does not know.
+//! - Bodies of what has none here: links, directories, devices with a size. The crate skips as many bytes.
+//! - `x/` of an old-style file without content, which is a directory here.
+//! - A GNU header with a prefix, which the crate leaves out.
+//! - Types the crate calls files: contiguous ones. Unknown types are refused here.
+//! - What follows the end: the crate does not look at it, here it must be zeros.
+
+use super::ingest::repair_checksums;
+use crate::error::Result;
+use crate::format::entry::{Entry, EntryKind};
+use crate::limits::Limits;
+use crate::tar::{Parser, Sink};
+use std::io::Read;
+
+/// Most bytes of a content that are compared.
+const COMPARED: u64 = 1 << 20;
+
+/// What one of the two says of an entry.
+#[derive(Debug, PartialEq, Eq)]
+struct Said {
+    path: Vec<u8>,
+    kind: Kind,
+    /// Bytes, holes included; 0 for what is no file.
+    size: u64,
+    content: Vec<u8>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Directory,
+    File,
+    Symlink(Vec<u8>),
+    Hardlink(Vec<u8>),
+    CharDevice,
+    BlockDevice,
+    Fifo,
+}
+
+/// Collects entries with their stored content.
+#[derive(Default)]
+struct Ours(Vec<(Entry, Vec<u8>)>);
+
+impl Sink for Ours {
+    fn segment(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<()> {
+        self.0.push((entry, vec![]));
+        Ok(())
+    }
+
+    fn content(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(last) = self.0.last_mut() {
+            last.1.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
+
+/// The first byte says whether checksums are set right, the rest is a tar.
+pub fn tar_differential(input: &[u8]) {
+    let Some((seed, tar)) = input.split_first() else { return };
+    let repaired = repair_checksums(tar);
+    let tar = if seed & 1 == 0 { tar } else { &repaired };
+    let (mut parser, mut ours) = (Parser::new(&Limits::default()), Ours::default());
+    if parser.push(tar, &mut ours).is_err() || parser.finish().is_err() {
+        return;
+    }
+    if peculiar(tar).unwrap_or(true) {
+        return;
+    }
+    let Ok(theirs) = theirs(tar) else { return };
+    let ours: Vec<Said> = ours.0.into_iter().filter_map(said).collect();
+    assert_eq!(ours, theirs, "the crate's are the second");
+}
+
+/// An entry of this parser; `None` for a sparse file too large to write out.
+fn said((entry, stored): (Entry, Vec<u8>)) -> Option<Said> {
+    let Entry { path, kind, .. } = entry;
+    let (kind, size, content) = match kind {
+        EntryKind::Directory => (Kind::Directory, 0, vec![]),
+        EntryKind::File { size, sparse: None } => (Kind::File, size, stored),
+        EntryKind::File { size, sparse: Some(ranges) } if size <= COMPARED => {
+            let (mut whole, mut at) = (vec![0; size as usize], 0);
+            for range in ranges {
+                let (start, len) = (range.offset as usize, range.len as usize);
+                whole[start..start + len].copy_from_slice(&stored[at..at + len]);
+                at += len;
+            }
+            (Kind::File, size, whole)
+        }
+        EntryKind::File { .. } => return None,
+        EntryKind::Symlink { target } => (Kind::Symlink(target), 0, vec![]),
+        EntryKind::Hardlink { target } => (Kind::Hardlink(target), 0, vec![]),
+        EntryKind::CharDevice { .. } => (Kind::CharDevice, 0, vec![]),
+        EntryKind::BlockDevice { .. } => (Kind::BlockDevice, 0, vec![]),
+        EntryKind::Fifo => (Kind::Fifo, 0, vec![]),
+    };
+    Some(Said { path, kind, size, content })
+}
+
+/// A path in the normal form of [`Entry::path`].
+fn normal(path: &[u8]) -> Vec<u8> {
+    let names: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b".")).collect();
+    names.join(&b'/')
+}
+
+fn theirs(tar: &[u8]) -> std::io::Result<Vec<Said>> {
+    let mut all = Vec::new();
+    for entry in tar::Archive::new(tar).entries()? {
+        let mut entry = entry?;
+        let (path, kind) = (entry.path_bytes().into_owned(), entry.header().entry_type());
+        let target = entry.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default();
+        let kind = match kind {
+            tar::EntryType::Directory => Kind::Directory,
+            tar::EntryType::Symlink => Kind::Symlink(target),
+            tar::EntryType::Link => Kind::Hardlink(normal(&target)),
+            tar::EntryType::Char => Kind::CharDevice,
+            tar::EntryType::Block => Kind::BlockDevice,
+            tar::EntryType::Fifo => Kind::Fifo,
+            _ => Kind::File,
+        };
+        let (mut size, mut content) = (0, vec![]);
+        if kind == Kind::File {
+            size = entry.size();
+            if size > COMPARED && entry.header().entry_type() == tar::EntryType::GNUSparse {
+                continue;
+            }
+            entry.read_to_end(&mut content)?;
+        }
+        let old_directory = kind == Kind::File && path.ends_with(b"/") && size == 0;
+        let kind = if old_directory { Kind::Directory } else { kind };
+        all.push(Said { path: normal(&path), kind, size, content });
+    }
+    Ok(all)
+}
+
+/// Whether the two differ on purpose: see the [module](self).
+fn peculiar(tar: &[u8]) -> std::io::Result<bool> {
+    for entry in tar::Archive::new(tar).entries()?.raw(true) {
+        let mut entry = entry?;
+        let header = entry.header();
+        let kind = header.entry_type();
+        let content = matches!(kind, tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse);
+        let gnu_prefix = header.as_gnu().is_some() && header.as_bytes()[345..500].iter().any(|b| *b != 0);
+        let extension = kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink();
+        let body = !content && !extension && entry.size() > 0;
+        if kind.is_pax_global_extensions() || body || gnu_prefix && kind != tar::EntryType::GNUSparse {
+            return Ok(true);
+        }
+        if kind.is_pax_local_extensions() {
+            let mut records = Vec::new();
+            entry.read_to_end(&mut records)?;
+            if peculiar_records(&records) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a key is there twice, a value holds a line end, or a sparse file or a size is told.
+fn peculiar_records(mut records: &[u8]) -> bool {
+    let mut keys = std::collections::HashSet::new();
+    while !records.is_empty() {
+        let Some(space) = records.iter().position(|&b| b == b' ') else { return true };
+        let len = std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
+        let Some(record) = len.filter(|len| *len > space + 1).and_then(|len| records.get(space + 1..len)) else {
+            return true;
+        };
+        let equals = record.iter().position(|&b| b == b'=').unwrap_or(record.len());
+        let key = &record[..equals];
+        let lines = record.iter().filter(|&&b| b == b'\n').count();
+        if !keys.insert(key) || lines != 1 || key.starts_with(b"GNU.sparse.") {
+            return true;
+        }
+        records = &records[space + 1 + record.len()..];
+    }
+    false
+}
