@@ -166,7 +166,7 @@ fn rows(root: &Path) -> rusqlite::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for table in tables {
         let mut query = db.prepare(&format!("SELECT * FROM {table}"))?;
-        let columns: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = query.column_names().map(str::to_owned).collect();
         let mut found = query.query([])?;
         while let Some(row) = found.next()? {
             let value = |(i, name): (usize, &String)| Ok((name.clone(), row.get(i)?));
