@@ -190,7 +190,10 @@ impl Store {
     pub(crate) fn with_index<T>(&self, work: impl FnOnce(&mut Index) -> Result<T>) -> Result<T> {
         let mut index = self.take_index()?;
         let out = work(&mut index);
-        self.give_index(index);
+        // What SQLite could not open for writing, on a full disk for example, it opened for reading, and stays with that.
+        if !out.as_ref().is_err_and(|e| e.kind() == ErrorKind::Io) {
+            self.give_index(index);
+        }
         out
     }
 

@@ -131,7 +131,10 @@ fn without_any_sync_something_is_lost() {
         let loss = states.iter().rev().find_map(|state| state.verify().err());
         println!("without {count} {label}: {}", loss.as_deref().unwrap_or("nothing is lost"));
         // SQLite's rollback journal is there for the making of the database alone, which begins anew if it is lost.
-        let needed = !label.ends_with("index.db-journal");
+        // The database that a rebuild fills is nobody's before it is complete and closed: of what SQLite syncs meanwhile
+        // only the file itself counts, which gets its name then.
+        let draft = label.contains("/REBUILD") && !label.ends_with("/index.db");
+        let needed = !label.ends_with("index.db-journal") && !draft;
         unseen.extend((loss.is_none() && needed).then_some(label));
     }
     println!("controls took {:.0} s", begin.elapsed().as_secs_f64());

@@ -33,6 +33,7 @@ impl Call {
             match name.rsplit_once('.') {
                 _ if name.starts_with("session-") => "SESSION".to_owned(),
                 _ if name.starts_with("draft-") => "DRAFT".to_owned(),
+                _ if name.starts_with("rebuild-") => "REBUILD".to_owned(),
                 Some((hex, suffix)) if hex.len() >= 11 => format!("N.{suffix}"),
                 None if name.len() == 64 => "DIGEST".to_owned(),
                 _ => name,
