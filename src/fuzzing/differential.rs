@@ -7,6 +7,7 @@
 //!   it does not know.
 //! - Bodies of what has none here: links, directories, devices with a size. The crate skips as many bytes.
 //! - `x/` of an old-style file without content, which is a directory here.
+//! - Extension headers without a magic, which the crate takes for files.
 //! - A GNU header with a prefix, which the crate leaves out.
 //! - Types the crate calls files: contiguous ones. Unknown types are refused here.
 //! - What follows the end: the crate does not look at it, here it must be zeros.
@@ -152,7 +153,9 @@ fn peculiar(tar: &[u8]) -> std::io::Result<bool> {
         let gnu_prefix = header.as_gnu().is_some() && header.as_bytes()[345..500].iter().any(|b| *b != 0);
         let extension = kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink();
         let body = !content && !extension && entry.size() > 0;
-        if kind.is_pax_global_extensions() || body || gnu_prefix && kind != tar::EntryType::GNUSparse {
+        // The crate knows extensions only under a magic.
+        let no_magic = extension && header.as_ustar().is_none() && header.as_gnu().is_none();
+        if no_magic || kind.is_pax_global_extensions() || body || gnu_prefix && kind != tar::EntryType::GNUSparse {
             return Ok(true);
         }
         if kind.is_pax_local_extensions() {

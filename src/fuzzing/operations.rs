@@ -129,6 +129,8 @@ impl Trial {
         match (done, expected) {
             (Ok(()), Ok(after)) => self.model = after,
             (Err(e), Err(kind)) if e.kind() == kind => {}
+            // A layer that nothing keeps is there until gc comes by.
+            (Err(e), Ok(_)) if e.kind() == ErrorKind::NotFound && of_garbage(&before, operation) => {}
             (Err(e), expected) if limit.is_some() => {
                 // Done or not done, but nothing between.
                 self.reopen();
@@ -236,15 +238,11 @@ fn after(model: &Model, operation: &Operation) -> std::result::Result<Model, Err
     let mut now = model.clone();
     match operation {
         Operation::Import(n) => drop(now.held.insert(*n)),
-        // One that nothing keeps may be there still, or not.
-        Operation::Release(n) if !now.held.remove(n) => return Err(ErrorKind::NotFound),
+        Operation::Release(n) => drop(now.held.remove(n)),
         Operation::Base(n) => {
             let key = format!("base-{n}");
             if now.snapshots.contains_key(&key) {
                 return Err(ErrorKind::AlreadyExists);
-            }
-            if !now.held.contains(n) {
-                return Err(ErrorKind::NotFound);
             }
             now.snapshots.insert(key, Shown { committed: true, files: files(*n), parent: None });
         }
@@ -270,9 +268,15 @@ fn after(model: &Model, operation: &Operation) -> std::result::Result<Model, Err
             }
             now.snapshots.remove(key);
         }
-        Operation::Release(_) | Operation::Collect | Operation::Check | Operation::Reopen => {}
+        Operation::Collect | Operation::Check | Operation::Reopen => {}
     }
     Ok(now)
+}
+
+/// Whether it is about a layer that nothing keeps, which may be there or not.
+fn of_garbage(model: &Model, operation: &Operation) -> bool {
+    let (Operation::Release(n) | Operation::Base(n)) = operation else { return false };
+    !model.held.contains(n) && !model.snapshots.contains_key(&format!("base-{n}"))
 }
 
 fn keys(model: &Model) -> BTreeSet<String> {
