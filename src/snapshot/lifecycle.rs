@@ -211,10 +211,10 @@ impl Snapshotter {
     /// As [`commit_layer`](Self::commit_layer), but for `AlreadyExists`.
     pub fn commit_image(&self, image: &ImageInfo, observer: &dyn Observer) -> Result<Option<String>> {
         let names: Vec<String> = chain_ids(&image.layers).map(|id| id.to_string()).collect();
-        let Some(top) = names.last() else { return Ok(None) };
+        let Some(top) = names.last().cloned() else { return Ok(None) };
         // Whoever has the topmost has those it stands on.
-        if self.store.with_index(|index| index.snapshot((&self.namespace, top)))?.is_some() {
-            return Ok(names.into_iter().next_back());
+        if self.store.with_index(|index| index.snapshot((&self.namespace, &top)))?.is_some() {
+            return Ok(Some(top));
         }
         let implied = Labels::from([(IMPLIED.to_owned(), String::new())]);
         let row = |(name, layer): (&String, &Digest)| {
@@ -233,7 +233,7 @@ impl Snapshotter {
             Ok(())
         };
         self.store.with_index(|index| index.write(insert))?;
-        Ok(names.into_iter().next_back())
+        Ok(Some(top))
     }
 
     /// Says that the changes of an active snapshot are this layer of the store, whatever is in its directory: committing

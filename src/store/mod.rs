@@ -22,7 +22,7 @@ pub use lease::Lease;
 pub(crate) use lease::{chain_ids, now};
 pub(crate) use open::take_alone;
 pub use open::{OpenOptions, Store};
-pub(crate) use packs::RESERVE as PACK_MAX;
+pub(crate) use packs::{RESERVE as PACK_MAX, pack_base};
 pub(crate) use pending::Found;
 pub(crate) use read::{ChunkReader, RawChunk};
 pub(crate) use session::{Outcome, Scratch};

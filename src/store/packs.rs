@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -208,4 +209,10 @@ fn read_footer(path: &Path, base: u64, end: u64) -> Result<(File, Footer)> {
 /// A pack's file name: its base address in hex, as many digits as 44 bits need.
 pub(super) fn pack_name(base: u64) -> PathBuf {
     format!("{base:011x}.pack").into()
+}
+
+/// The base address of the pack whose file has this name; `None` for what was not put there by a store.
+pub(crate) fn pack_base(name: &OsStr) -> Option<u64> {
+    let base = u64::from_str_radix(name.to_str()?.strip_suffix(".pack")?, 16).ok()?;
+    (pack_name(base) == Path::new(name)).then_some(base)
 }

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 pub(super) struct Chains {
     /// By chain id, the layer on top and the chain below.
     steps: HashMap<Digest, (Digest, Option<Digest>)>,
+    /// By number, the chains of snapshots that are layers down to the ground.
+    snapshots: HashMap<u64, Digest>,
 }
 
 impl Chains {
@@ -24,6 +26,12 @@ impl Chains {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = Digest> + '_ {
         self.steps.keys().copied()
+    }
+
+    /// The chain that a snapshot is, or for one that has no layer the one it stands on; `None` if that is not all layers.
+    pub(super) fn of_snapshot(&self, row: &SnapshotRow) -> Option<Digest> {
+        let n = if row.layer.is_some() { Some(row.n) } else { row.parent };
+        self.snapshots.get(&n?).copied()
     }
 
     /// The layers of a chain, lowest first; `None` for one that no root has.
@@ -66,6 +74,7 @@ impl Chains {
                 known.insert(row.n, chain);
             }
         }
+        self.snapshots.extend(known.into_iter().filter_map(|(n, chain)| Some((n, chain?))));
     }
 }
 
@@ -104,7 +113,7 @@ pub(super) mod tests {
             row(8, Some(9), Some(b"d")),
             row(9, Some(8), Some(b"e")),
         ];
-        let chains = Chains::new(&Roots { snapshots, ..Roots::default() });
+        let chains = Chains::new(&Roots { snapshots: snapshots.clone(), ..Roots::default() });
         let mut ids: Vec<_> = chains.ids().collect();
         ids.sort();
         let (low, high) = (Digest::chain(None, a), Digest::chain(Some(a), b));
@@ -113,5 +122,7 @@ pub(super) mod tests {
         assert_eq!(ids, expected);
         assert_eq!((chains.layers(&high), chains.layers(&low)), (Some(vec![a, b]), Some(vec![a])));
         assert_eq!(chains.layers(&Digest::of(b"c")), None);
+        let of: Vec<_> = snapshots.iter().map(|row| chains.of_snapshot(row)).collect();
+        assert_eq!(of, [Some(high), Some(low), Some(high), None, None, None]);
     }
 }

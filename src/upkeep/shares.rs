@@ -4,19 +4,14 @@
 //! leases). Sets are few, whatever the number of chunks, so a chunk remembers only its set's number; and as in gc, in
 //! several passes where even that is too much memory.
 
-use super::gc::{GcOptions, MARKS_MAX, PrefixMap, disk_of};
+use super::gc::{GcOptions, PrefixMap, disk_of, for_each_ref, for_each_row, passes};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::pack::BLOCK;
 use crate::observe::{Observer, check};
-use crate::store::{LeaseRef, Roots, Store, chain_ids, chunk_refs, now};
-use crate::sys::publish::io_error;
+use crate::store::{Index, LeaseRef, Roots, Store, chain_ids, now};
 use crate::sys::upper::disk_usage;
 use std::collections::HashMap;
-use std::fs::File;
-
-/// Chunks read from the database at a time.
-const ROWS: u32 = 16 << 10;
 
 /// What one image takes. Bytes of disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +57,7 @@ impl Store {
     /// `Cancelled`.
     pub fn usage_by_image(&self, observer: &dyn Observer) -> Result<UsageByImage> {
         let reclaimable = self.gc_plan(&GcOptions::default(), observer)?.bytes();
-        let roots = self.with_index(|index| {
-            index.begin_reading()?;
-            let roots = index.roots();
-            index.end_reading()?;
-            roots
-        })?;
+        let roots = self.with_index(|index| index.view(Index::roots))?;
         let total = disk_usage(self.path())?.0;
         let mut shares = Shares::new(&roots);
         shares.files(self)?;
@@ -197,43 +187,27 @@ impl Shares {
     }
 
     fn chunks(&mut self, store: &Store, observer: &dyn Observer) -> Result<()> {
-        let passes = store.with_index(|index| index.totals())?.0.div_ceil(MARKS_MAX).max(1);
-        let width = u64::MAX / passes;
-        for pass in 0..passes {
-            let last = if pass + 1 == passes { u64::MAX } else { (pass + 1) * width - 1 };
-            self.pass(store, (pass * width, last), observer)?;
-        }
-        Ok(())
-    }
-
-    /// Counts the chunks whose ids begin with these, both included.
-    fn pass(&mut self, store: &Store, (first, last): (u64, u64), observer: &dyn Observer) -> Result<()> {
-        let mut owners = PrefixMap::<u32>::default();
-        for (layer, set) in &self.layers {
-            check(observer)?;
-            let path = store.record_path(layer);
-            let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
-            let own = |id: crate::ContentId| {
-                if (first..=last).contains(&id.prefix()) {
-                    let owner = owners.entry(id.prefix()).or_default();
-                    *owner = self.sets.union(*owner, *set);
+        let Self { sets, layers, bytes, .. } = self;
+        for (first, last) in passes(store)? {
+            let mut owners = PrefixMap::<u32>::default();
+            for (layer, set) in &*layers {
+                check(observer)?;
+                for_each_ref(store, layer, |id| {
+                    if (first..=last).contains(&id.prefix()) {
+                        let owner = owners.entry(id.prefix()).or_default();
+                        *owner = sets.union(*owner, *set);
+                    }
+                    Ok(())
+                })?;
+            }
+            for_each_row(store, observer, |row| {
+                if let Some(set) = owners.get(&row.id.prefix()) {
+                    count(bytes, *set, row.location.blocks() * BLOCK);
                 }
                 Ok(())
-            };
-            chunk_refs(&file, layer, own).map_err(|e| e.subject(path.display()))?;
+            })?;
         }
-        let mut at = 0;
-        loop {
-            check(observer)?;
-            let rows = store.with_index(|index| index.chunks_after(at, ROWS))?;
-            let Some(end) = rows.last() else { return Ok(()) };
-            at = end.n;
-            for row in &rows {
-                if let Some(set) = owners.get(&row.id.prefix()) {
-                    count(&mut self.bytes, *set, row.location.blocks() * BLOCK);
-                }
-            }
-        }
+        Ok(())
     }
 }
 

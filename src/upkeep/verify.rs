@@ -1,18 +1,23 @@
-//! Chunks: every one read, decoded, and compared with its id; its padding with zeros. On several threads.
+//! Chunks: every one read, decoded, and compared with its id; its padding with zeros. On several threads. And the digest
+//! of a file.
 
 use crate::codec::chunk::Decoder;
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::format::pack::BLOCK;
 use crate::id::ContentId;
 use crate::observe::{Event, Observer, check};
 use crate::store::ChunkRow;
 use std::fs::File;
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Chunks that a thread takes at a time; neighbours, so that it reads ahead.
 const RUN: usize = 64;
+/// Bytes of a file read at a time.
+const PIECE: usize = 256 << 10;
 
 /// What became of the chunks of a pack.
 #[derive(Default)]
@@ -70,6 +75,25 @@ fn share(file: &File, runs: &[&[ChunkRow]], next: &AtomicUsize, observer: &dyn O
         observer.event(Event::Checked { bytes: share.bytes - before });
     }
     Ok(share)
+}
+
+/// SHA-256 and length of all that `source` gives.
+///
+/// # Errors
+/// `Cancelled`; what `source` returns.
+pub(super) fn sha256(mut source: impl Read, observer: &dyn Observer) -> Result<(Digest, u64)> {
+    let (mut hasher, mut piece) = (Hasher::default(), vec![0; PIECE]);
+    loop {
+        check(observer)?;
+        match source.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => hasher.update(&piece[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(Error::from_io("read", e)),
+        }
+    }
+    let len = hasher.len();
+    Ok((hasher.finish(), len))
 }
 
 /// Reads chunks one after the other, with the same memory.

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::store::{Index, LeaseRef, Roots, SnapshotRow, Store, chain_ids, now};
 use crate::sys::mount::is_mount_point;
 use crate::sys::mounts::MountTables;
-use std::collections::HashMap;
+use crate::upkeep::chains::Chains;
 use std::fmt;
 
 /// Something that keeps a layer, a blob, or what was made of a chain.
@@ -54,13 +54,8 @@ impl Store {
     /// # Errors
     /// `Corrupt`, `Io`.
     pub fn keepers(&self, of: &Digest) -> Result<Vec<Keeper>> {
-        let read = |index: &mut Index| {
-            index.begin_reading()?;
-            let view = (|| Ok((index.roots()?, index.kept_blobs()?)))();
-            index.end_reading()?;
-            view
-        };
-        let (roots, blobs) = self.with_index(read)?;
+        let read = |index: &Index| Ok((index.roots()?, index.kept_blobs()?));
+        let (roots, blobs) = self.with_index(|index| index.view(read))?;
         let mut found = of_layer(&roots, of);
         for image in &roots.images {
             if [image.config, image.manifest].contains(of) || chain_ids(&image.layers).any(|id| id == *of) {
@@ -70,8 +65,8 @@ impl Store {
         for blob in blobs.iter().filter(|blob| blob.digest == *of && !of_layer(&roots, &blob.diff_id).is_empty()) {
             found.push(Keeper::Layer(blob.diff_id));
         }
-        let chains = chains(&roots.snapshots);
-        found.extend(roots.snapshots.iter().filter(|row| chains.get(&row.n) == Some(of)).map(snapshot));
+        let chains = Chains::new(&roots);
+        found.extend(roots.snapshots.iter().filter(|row| chains.of_snapshot(row) == Some(*of)).map(snapshot));
         found.extend(leases(&roots, &[LeaseRef::Blob(*of), LeaseRef::Chain(*of)]));
         let (mount, tree) = (self.path().join("mounts").join(of.hex()), self.path().join("trees").join(of.hex()));
         if is_mount_point(&mount) || tree.exists() && MountTables::read().mention(&tree) {
@@ -101,20 +96,4 @@ fn leases<'r>(roots: &'r Roots, wanted: &'r [LeaseRef]) -> impl Iterator<Item = 
 
 fn snapshot(row: &SnapshotRow) -> Keeper {
     Keeper::Snapshot { namespace: row.namespace.clone(), key: row.key.clone() }
-}
-
-/// By number, the chain that a snapshot's layers are down to the ground, or for one that has no layer those below it.
-fn chains(snapshots: &[SnapshotRow]) -> HashMap<u64, Digest> {
-    let rows: HashMap<u64, &SnapshotRow> = snapshots.iter().map(|row| (row.n, row)).collect();
-    let layers = |row: &SnapshotRow| {
-        let (mut layers, mut next) = (vec![], Some(row));
-        while let Some(row) = next.filter(|_| layers.len() <= snapshots.len()) {
-            layers.push(row.layer);
-            next = row.parent.and_then(|n| rows.get(&n).copied());
-        }
-        let own = usize::from(row.layer.is_none());
-        let below: Option<Vec<Digest>> = layers.into_iter().skip(own).rev().collect();
-        Digest::chain_of(&below?)
-    };
-    snapshots.iter().filter_map(|row| Some((row.n, layers(row)?))).collect()
 }

@@ -79,7 +79,8 @@ pub(crate) fn content_files(root: &Path) -> BTreeMap<PathBuf, u64> {
     found
 }
 
-fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
+/// Everything below `dir`.
+pub(crate) fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
     for found in fs::read_dir(dir).expect("a directory of the store") {
         let found = found.expect("a directory of the store");
         let meta = found.metadata().expect("a file of the store");

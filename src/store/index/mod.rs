@@ -207,6 +207,14 @@ impl Index {
     pub(crate) fn end_reading(&self) -> Result<()> {
         self.db.execute_batch("COMMIT").map_err(db_error("end reading"))
     }
+
+    /// What `read` finds in one view of the database.
+    pub(crate) fn view<T>(&self, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.begin_reading()?;
+        let found = read(self);
+        self.end_reading()?;
+        found
+    }
 }
 
 fn one<T>(

@@ -1,20 +1,17 @@
 //! Layers' records, blobs, and metadata images.
 
 use super::{Check, DamageKind, uncancelled};
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::erofs::read::Image;
 use crate::id::ContentId;
 use crate::observe::check;
 use crate::store::{Index, LayerInfo, chunk_refs};
 use crate::sys::publish::io_error;
+use crate::upkeep::verify::sha256;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::Path;
-
-/// Bytes hashed at a time.
-const PIECE: usize = 256 << 10;
 
 /// What needs a blob: layers and images; and its size where known.
 type Wanted = (Vec<Digest>, Vec<String>, Option<u64>);
@@ -96,7 +93,7 @@ impl Check<'_> {
     }
 
     fn blob(&self, path: &Path, digest: &Digest, size: Option<u64>) -> Result<()> {
-        let mut file = File::open(path).map_err(|e| match e.kind() {
+        let file = File::open(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::corrupt("blob is missing"),
             _ => io_error("open", path, e),
         })?;
@@ -110,17 +107,7 @@ impl Check<'_> {
         if !self.options.full {
             return Ok(());
         }
-        let (mut hasher, mut piece) = (Hasher::default(), vec![0; PIECE]);
-        loop {
-            check(self.observer)?;
-            match file.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) => hasher.update(&piece[..n]),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(io_error("read", path, e)),
-            }
-        }
-        let actual = hasher.finish();
+        let (actual, _) = sha256(file, self.observer).map_err(|e| e.subject(path.display()))?;
         match actual == *digest {
             true => Ok(()),
             false => Err(Error::corrupt("blob does not match its digest").expected(digest).actual(actual)),

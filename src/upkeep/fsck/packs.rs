@@ -187,19 +187,19 @@ fn owner(packs: &[(u64, u64)], row: &ChunkRow) -> Option<(u64, u64)> {
 
 /// The chunks of a table that the database has at the same place.
 fn live(index: &Index, table: &[TableChunk], agreed: &mut Agreed) -> Result<Vec<ChunkRow>> {
-    index.begin_reading()?;
-    let mut live = Vec::new();
-    for chunk in table {
-        // A row that makes no sense is told by whoever looks at all rows: it is not counted here.
-        if !index.chunk(&chunk.id).is_ok_and(|found| found == Some(chunk.location)) {
-            continue;
+    index.view(|index| {
+        let mut live = Vec::new();
+        for chunk in table {
+            // A row that makes no sense is told by whoever looks at all rows: it is not counted here.
+            if !index.chunk(&chunk.id).is_ok_and(|found| found == Some(chunk.location)) {
+                continue;
+            }
+            agreed.chunks += 1;
+            live.push(ChunkRow { n: 0, id: chunk.id, location: chunk.location });
+            agreed.members += members(index, chunk)?;
         }
-        agreed.chunks += 1;
-        live.push(ChunkRow { n: 0, id: chunk.id, location: chunk.location });
-        agreed.members += members(index, chunk)?;
-    }
-    index.end_reading()?;
-    Ok(live)
+        Ok(live)
+    })
 }
 
 /// How many small files the database has in this bundle, each where the table has it.

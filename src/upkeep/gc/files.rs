@@ -52,15 +52,14 @@ impl<'s, 'p> Removal<'s, 'p> {
 
     /// Step 2: files and directories that nothing names.
     pub(super) fn files(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
-        let garbage: Vec<&Garbage> = self.plan.garbage.iter().collect();
-        for batch in garbage.chunks(BATCH) {
+        for batch in self.plan.garbage.chunks(BATCH) {
             check(observer)?;
             let moved = |change: &Change<'_>| {
                 let live = Live::new(&change.roots()?);
                 let mut moved = Vec::new();
                 for garbage in batch {
                     if self.remove(change, &live, garbage)? {
-                        moved.push((*garbage).clone());
+                        moved.push(garbage.clone());
                     }
                 }
                 Ok(moved)

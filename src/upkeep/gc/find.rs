@@ -4,7 +4,7 @@ use super::live::Live;
 use super::plan::{Garbage, GarbageKind};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::store::{Index, Store};
+use crate::store::{Index, Store, pack_base};
 use crate::sys::mounts::MountTables;
 use crate::sys::publish::io_error;
 use crate::sys::upper::disk_usage;
@@ -29,13 +29,8 @@ pub(super) struct Found {
 
 /// Everything but chunks and packs that is garbage.
 pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
-    let read = |index: &mut Index| {
-        index.begin_reading()?;
-        let view = (|| Ok((index.roots()?, index.layers()?, index.packs()?, index.kept_blobs()?)))();
-        index.end_reading()?;
-        view
-    };
-    let (roots, layers, packs, kept) = store.with_index(read)?;
+    let read = |index: &Index| Ok((index.roots()?, index.layers()?, index.packs()?, index.kept_blobs()?));
+    let (roots, layers, packs, kept) = store.with_index(|index| index.view(read))?;
     // What a damaged row has lost, a row or a name, would look like garbage.
     roots.images.iter().try_for_each(|image| store.check_image(image))?;
     let live = Live::new(&roots);
@@ -77,8 +72,8 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
 
 /// Packs without a row: whoever took that away did not come to removing the file.
 fn lost_packs(store: &Store, packs: &[(u64, u64)]) -> Result<Vec<Garbage>> {
-    let base = |path: &Path| u64::from_str_radix(path.file_name()?.to_str()?.strip_suffix(".pack")?, 16).ok();
-    let found = list(&store.path().join("packs"))?.into_iter().filter_map(|path| Some((base(&path)?, path)));
+    let found = list(&store.path().join("packs"))?.into_iter();
+    let found = found.filter_map(|path| Some((pack_base(path.file_name()?)?, path)));
     let lost = found.filter(|(base, _)| packs.binary_search_by_key(base, |pack| pack.0).is_err());
     let garbage = lost.map(|(base, path)| {
         let (name, why) = (format!("{base:011x}"), "its removal did not finish");

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Marks held at a time; some 75 MB.
-pub(in crate::upkeep) const MARKS_MAX: u64 = 4 << 20;
+const MARKS_MAX: u64 = 4 << 20;
 /// Rows read from the database at a time.
 const ROWS: u32 = 16 << 10;
 
@@ -54,29 +54,66 @@ pub(super) struct Marker<'a> {
     store: &'a Store,
     layers: Vec<Digest>,
     observer: &'a dyn Observer,
-    passes: u64,
-    pass: u64,
+    passes: Passes,
+}
+
+/// What ids begin with, first and last, pass by pass: as many as keep the ids of each within [`MARKS_MAX`].
+pub(in crate::upkeep) fn passes(store: &Store) -> Result<Passes> {
+    let (chunks, _, _) = store.with_index(|index| index.totals())?;
+    Ok(ranges(chunks.div_ceil(MARKS_MAX).max(1)))
+}
+
+type Passes = std::vec::IntoIter<(u64, u64)>;
+
+fn ranges(passes: u64) -> Passes {
+    let width = u64::MAX / passes;
+    let last = |pass| if pass + 1 == passes { u64::MAX } else { (pass + 1) * width - 1 };
+    (0..passes).map(|pass| (pass * width, last(pass))).collect::<Vec<_>>().into_iter()
+}
+
+/// Calls `visit` with every chunk that a layer refers to; with some several times.
+pub(in crate::upkeep) fn for_each_ref(
+    store: &Store,
+    layer: &Digest,
+    visit: impl FnMut(ContentId) -> Result<()>,
+) -> Result<()> {
+    let path = store.record_path(layer);
+    let file = File::open(&path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt("layer record is missing").subject(path.display()),
+        _ => io_error("open", &path, e),
+    })?;
+    chunk_refs(&file, layer, visit).map_err(|e| e.subject(path.display()))
+}
+
+/// Calls `visit` with every chunk of the index, some thousand of them in a view.
+pub(in crate::upkeep) fn for_each_row(
+    store: &Store,
+    observer: &dyn Observer,
+    mut visit: impl FnMut(&ChunkRow) -> Result<()>,
+) -> Result<()> {
+    let mut last = 0;
+    loop {
+        check(observer)?;
+        let rows = store.with_index(|index| index.chunks_after(last, ROWS))?;
+        let Some(end) = rows.last() else { return Ok(()) };
+        last = end.n;
+        rows.iter().try_for_each(&mut visit)?;
+    }
 }
 
 impl<'a> Marker<'a> {
     pub(super) fn new(store: &'a Store, layers: Vec<Digest>, observer: &'a dyn Observer) -> Result<Self> {
-        let (chunks, _, _) = store.with_index(|index| index.totals())?;
-        Ok(Self { store, layers, observer, passes: chunks.div_ceil(MARKS_MAX).max(1), pass: 0 })
+        Ok(Self { store, layers, observer, passes: passes(store)? })
     }
 
     /// The marks of the next pass; `None` after the last.
     pub(super) fn next(&mut self) -> Result<Option<Marks>> {
-        if self.pass == self.passes {
-            return Ok(None);
-        }
-        let width = u64::MAX / self.passes;
-        let last = if self.pass + 1 == self.passes { u64::MAX } else { (self.pass + 1) * width - 1 };
-        let mut marks = Marks { range: (self.pass * width, last), set: HashSet::default(), layers: HashSet::new() };
+        let Some(range) = self.passes.next() else { return Ok(None) };
+        let mut marks = Marks { range, set: HashSet::default(), layers: HashSet::new() };
         for layer in &self.layers {
             check(self.observer)?;
             marks.add(self.store, layer)?;
         }
-        self.pass += 1;
         Ok(Some(marks))
     }
 }
@@ -87,11 +124,6 @@ impl Marks {
         if !self.layers.insert(*layer) {
             return Ok(());
         }
-        let path = store.record_path(layer);
-        let file = File::open(&path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::corrupt("layer record is missing").subject(path.display()),
-            _ => io_error("open", &path, e),
-        })?;
         let (first, last) = self.range;
         let mark = |id: ContentId| {
             let prefix = id.prefix();
@@ -100,7 +132,7 @@ impl Marks {
             }
             Ok(())
         };
-        chunk_refs(&file, layer, mark).map_err(|e| e.subject(path.display()))
+        for_each_ref(store, layer, mark)
     }
 
     /// Whether a layer needs a chunk; `None` if that is another pass's to say.
@@ -116,18 +148,7 @@ impl Marks {
         observer: &dyn Observer,
         mut visit: impl FnMut(&ChunkRow, bool) -> Result<()>,
     ) -> Result<()> {
-        let mut last = 0;
-        loop {
-            check(observer)?;
-            let rows = store.with_index(|index| index.chunks_after(last, ROWS))?;
-            let Some(end) = rows.last() else { return Ok(()) };
-            last = end.n;
-            for row in &rows {
-                if let Some(alive) = self.alive(&row.id) {
-                    visit(row, alive)?;
-                }
-            }
-        }
+        for_each_row(store, observer, |row| self.alive(&row.id).map_or(Ok(()), |alive| visit(row, alive)))
     }
 }
 
@@ -140,7 +161,7 @@ mod tests {
         for passes in [1, 2, 3, 7] {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path().join("s")).unwrap();
-            let mut marker = Marker { store: &store, layers: vec![], observer: &(), passes, pass: 0 };
+            let mut marker = Marker { store: &store, layers: vec![], observer: &(), passes: ranges(passes) };
             let mut all = Vec::new();
             while let Some(marks) = marker.next().unwrap() {
                 all.push(marks);

@@ -18,7 +18,7 @@ mod plan;
 mod space;
 
 pub(super) use find::disk_of;
-pub(super) use marks::{MARKS_MAX, PrefixMap};
+pub(super) use marks::{PrefixMap, for_each_ref, for_each_row, passes};
 pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 
 use crate::error::Result;

@@ -145,12 +145,7 @@ impl Store {
 
     /// Removes packs that no chunk is in and punches out what no chunk has of the others.
     pub(super) fn give_space_back(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
-        let mut space = self.with_index(|index| {
-            index.begin_reading()?;
-            let space = taken(index, observer);
-            index.end_reading()?;
-            space
-        })?;
+        let mut space = self.with_index(|index| index.view(|index| taken(index, observer)))?;
         let free = |pack| Ok(self.pack_space(&space, pack)?.is_any());
         if !space.packs().map(free).collect::<Result<Vec<bool>>>()?.contains(&true) {
             return Ok(());

@@ -3,7 +3,7 @@
 use super::Rebuild;
 use super::layers::unknown;
 use crate::codec::blob::BlobReader;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::error::Result;
 use crate::image::spec::{Config, JSON_LIMIT, Manifest, parse};
 use crate::limits::Limits;
@@ -11,9 +11,9 @@ use crate::observe::check;
 use crate::store::{BlobInfo, Change, ImageInfo, LayerInfo};
 use crate::sys::publish::io_error;
 use crate::upkeep::DamageKind;
+use crate::upkeep::verify::sha256;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What is in `blobs/`.
@@ -85,23 +85,7 @@ impl Rebuild<'_> {
     /// SHA-256 and length of a file.
     fn hash(&self, path: &Path) -> Result<(Digest, u64)> {
         let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        let hasher = self.hash_all(file).map_err(|e| e.subject(path.display()))?;
-        Ok((hasher.0, hasher.1))
-    }
-
-    fn hash_all(&self, mut source: impl Read) -> Result<(Digest, u64)> {
-        let (mut hasher, mut piece) = (Hasher::default(), vec![0; 256 << 10]);
-        loop {
-            check(self.observer)?;
-            match source.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) => hasher.update(&piece[..n]),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(crate::Error::from_io("read", e)),
-            }
-        }
-        let len = hasher.len();
-        Ok((hasher.finish(), len))
+        sha256(file, self.observer).map_err(|e| e.subject(path.display()))
     }
 
     /// Enters the layers' blobs that were kept. Which layer one holds, its bytes tell.
@@ -131,7 +115,7 @@ impl Rebuild<'_> {
     /// The layer a blob holds, and the length of its tar; `None` if it holds none.
     fn layer_in(&self, path: &Path) -> Result<Option<(Digest, u64)>> {
         let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        let tar = BlobReader::new(file, &Limits::default()).and_then(|reader| self.hash_all(reader));
+        let tar = BlobReader::new(file, &Limits::default()).and_then(|reader| sha256(reader, self.observer));
         match tar {
             Err(e) if e.kind() == crate::ErrorKind::Cancelled => Err(e),
             tar => Ok(tar.ok().filter(|(_, len)| *len > 0)),

@@ -9,7 +9,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::erofs::read::Image;
 use crate::format::pack::{ADDRESS_LIMIT, BLOCK, TableChunk};
 use crate::observe::check;
-use crate::store::{ChunkRow, PACK_MAX};
+use crate::store::{ChunkRow, PACK_MAX, pack_base};
 use crate::sys::publish::io_error;
 use crate::upkeep::DamageKind;
 use crate::upkeep::verify::verify;
@@ -55,12 +55,7 @@ impl Rebuild<'_> {
         let dir = self.store.path().join("packs");
         let mut files = Vec::new();
         for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
-            let name = found.file_name();
-            let base = name.to_str().and_then(|name| u64::from_str_radix(name.strip_suffix(".pack")?, 16).ok());
-            // What has no such name was not put there by a store.
-            let Some(base) = base.filter(|base| self.store.pack_path(*base).file_name() == Some(&name)) else {
-                continue;
-            };
+            let Some(base) = pack_base(&found.file_name()) else { continue };
             let len = found.metadata().map_err(|e| io_error("stat", &found.path(), e))?.len();
             if base.is_multiple_of(BLOCK) && (BLOCK..ADDRESS_LIMIT).contains(&base) {
                 files.push((base, len));
