@@ -103,8 +103,8 @@ pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,
-    ImageUsage, Keeper, PartOfChunk, RebuildOptions, RebuildReport, RepairOptions, RepairReport, RepairSource, Usage,
-    UsageByImage,
+    ImageUsage, Keeper, PartOfChunk, RebuildOptions, RebuildReport, RecompressOptions, RecompressReport, RepairOptions,
+    RepairReport, RepairSource, Usage, UsageByImage,
 };
 
 /// The examples of README.md, compiled and run with the tests.

@@ -54,8 +54,14 @@ impl Store {
                 });
             }
             // Dropped when this is over, however it ends: then the threads end.
-            let mut ahead =
-                Ahead { store: self, layers: layers.iter(), record: None, ask, coming: VecDeque::new(), most: 4 * threads };
+            let mut ahead = Ahead {
+                store: self,
+                layers: layers.iter(),
+                record: None,
+                ask,
+                coming: VecDeque::new(),
+                most: 4 * threads,
+            };
             for diff_id in layers {
                 let layer = Joined::of(OneLayer { ahead: &mut ahead });
                 tree = tree.apply(layer.map(change)).map_err(|e| e.subject(format!("layer {diff_id}")))?;

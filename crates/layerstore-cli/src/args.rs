@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
-pub(crate) use upkeep::{Fsck, Gc, Repair, Usage, Why};
+pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
 
@@ -72,6 +72,7 @@ pub(crate) enum Command {
     Gc(Gc),
     Fsck(Fsck),
     Repair(Repair),
+    Recompress(Recompress),
     Snapshot(Snapshot),
     Mount(MountArgs),
     Umount(Umount),

@@ -50,6 +50,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => commands::inspect::run(context, &args),
         Command::Rm(args) => commands::rm::run(context, &args),
         Command::Gc(args) => commands::gc::run(context, &args),
+        Command::Recompress(args) => commands::recompress::run(context, &args),
         Command::Why(args) => commands::why::run(context, &args),
         Command::Usage(args) => commands::usage::run(context, &args),
         Command::Completions { shell } => commands::completions::run(context, shell),

@@ -16,6 +16,7 @@ pub(crate) mod inspect;
 pub(crate) mod layers;
 pub(crate) mod ls;
 pub(crate) mod mount;
+pub(crate) mod recompress;
 pub(crate) mod repair;
 pub(crate) mod rm;
 pub(crate) mod run;
