@@ -91,7 +91,7 @@ pub use image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, RawManifest,
 pub use image::source::{Detected, ImageSource, detect};
 pub use layer::{
     Changes, CreateOptions, Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport,
-    LayerImport, Root,
+    LayerImport, Root, Stage, StageTime, StageTimes, time_stages,
 };
 pub use limits::Limits;
 pub use observe::{Event, Observer};

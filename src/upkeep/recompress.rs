@@ -10,7 +10,7 @@ use super::verify::Reader;
 use crate::codec::chunk::{Compress, Encoder};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::format::pack::{BLOCK, TableChunk};
+use crate::format::pack::{BLOCK, TableChunk, overhead};
 use crate::observe::{Event, Observer, check};
 use crate::store::{Change, ChunkRow, Ingest, Moves, Outcome, Store};
 use crate::sys::lock::Lock;
@@ -20,7 +20,7 @@ use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// New bytes on disk that are committed at a time: what a run that is stopped has to do again.
@@ -125,12 +125,14 @@ struct Round<'a> {
     ingest: Ingest<'a>,
     options: &'a RecompressOptions,
     report: RecompressReport,
+    /// Small files in the bundles that were moved.
+    members: AtomicU64,
 }
 
 impl<'a> Round<'a> {
     fn begin(store: &'a Store, options: &'a RecompressOptions) -> Result<Self> {
         let ingest = Ingest::begin(store, options.compress, options.threads.get())?;
-        Ok(Self { ingest, options, report: RecompressReport::default() })
+        Ok(Self { ingest, options, report: RecompressReport::default(), members: AtomicU64::new(0) })
     }
 
     fn written(&self) -> u64 {
@@ -176,22 +178,28 @@ impl<'a> Round<'a> {
         let raw = reader.check(file, &row).map_err(|e| e.subject(format!("chunk {}", chunk.id)))?;
         let seen = RecompressReport { chunks: 1, ..RecompressReport::default() };
         Ok(match self.ingest.store_smaller(chunk, raw, encoder)? {
-            Some(after) => RecompressReport { moved: 1, before: before * BLOCK, after: after * BLOCK, ..seen },
+            Some(after) => {
+                self.members.fetch_add(chunk.members.len() as u64, Relaxed);
+                RecompressReport { moved: 1, before: before * BLOCK, after: after * BLOCK, ..seen }
+            }
             None => seen,
         })
     }
 
-    /// Moves the rows, and lets no new mount use an image that shows where chunks were.
+    /// Moves the rows, and lets no new mount use an image that shows where chunks were. Nothing, if the new pack would take
+    /// as much beside its chunks as they save.
     fn commit(self, store: &Store) -> Result<RecompressReport> {
-        if self.report.moved > 0 {
-            self.ingest.commit(Outcome { moves: Moves::Sound, ..Outcome::default() }, |_| Ok(()))?;
-            let retire = |_: &Change<'_>| {
-                let chain = |path: &Path| Digest::from_hex(path.file_stem()?.to_str()?).ok();
-                let images = images(store)?;
-                images.iter().filter_map(|path| chain(path)).try_for_each(|chain| stale::retire(store.path(), &chain))
-            };
-            store.with_index(|index| index.write(retire))?;
+        let RecompressReport { chunks, moved, before, after } = self.report;
+        if before - after <= overhead(moved, self.members.into_inner()) {
+            return Ok(RecompressReport { chunks, ..RecompressReport::default() });
         }
+        self.ingest.commit(Outcome { moves: Moves::Sound, ..Outcome::default() }, |_| Ok(()))?;
+        let retire = |_: &Change<'_>| {
+            let chain = |path: &Path| Digest::from_hex(path.file_stem()?.to_str()?).ok();
+            let images = images(store)?;
+            images.iter().filter_map(|path| chain(path)).try_for_each(|chain| stale::retire(store.path(), &chain))
+        };
+        store.with_index(|index| index.write(retire))?;
         Ok(self.report)
     }
 }

@@ -1,5 +1,6 @@
 //! What can be typed. Every command's help ends in examples; the table of exit codes is in `errors.rs` too.
 
+mod bench;
 mod snapshots;
 mod upkeep;
 
@@ -8,6 +9,7 @@ use layerstore::{Compress, Compression, Digest, Platform};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+pub(crate) use bench::{Bench, Init};
 pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
 pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 
@@ -57,6 +59,7 @@ pub(crate) struct Global {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Demo(Demo),
+    Init(Init),
     Import(Import),
     Export(Export),
     /// List the images of the store
@@ -84,6 +87,7 @@ pub(crate) enum Command {
     #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
     Doctor,
     Why(Why),
+    Bench(Bench),
     Usage(Usage),
     /// Print a completion script for a shell
     #[command(

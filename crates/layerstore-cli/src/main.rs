@@ -41,6 +41,8 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Fsck(args) => return commands::fsck::run(context, &args),
         Command::Repair(args) => return commands::repair::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),
+        Command::Init(args) => commands::init::run(context, &args),
+        Command::Bench(args) => commands::bench::run(context, &args),
         Command::Import(args) => commands::import::run(context, &args),
         Command::Export(args) => commands::export::run(context, &args),
         Command::Images => commands::images::run(context),
