@@ -13,6 +13,8 @@ mod verify;
 mod why;
 
 pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use gc::mark;
 pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 pub use rebuild::{RebuildOptions, RebuildReport};
 pub use recompress::{RecompressOptions, RecompressReport};

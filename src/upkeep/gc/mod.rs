@@ -18,6 +18,8 @@ mod plan;
 mod space;
 
 pub(super) use find::{disk_of, images};
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use marks::mark;
 pub(super) use marks::{PrefixMap, for_each_ref, for_each_row, passes};
 pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 
