@@ -8,7 +8,7 @@ here=$(dirname "$(realpath "$0")")
 root=$(realpath "$here/../..")
 target=$(cargo metadata --no-deps --format-version 1 --manifest-path "$root/Cargo.toml" | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 export DEBIAN_FRONTEND=noninteractive
-wanted=(libarchive-tools tar umoci skopeo podman containerd casync restic python3 e2fsprogs util-linux)
+wanted=(libarchive-tools tar umoci skopeo podman containerd casync restic python3 time e2fsprogs util-linux)
 missing=()
 for package in "${wanted[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -212,3 +212,40 @@ impl RecompressReport {
         self.after += other.after;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ContentId;
+    use crate::store::ChunkReader;
+    use crate::{Entry, EntryKind, GcOptions, ImportOptions, Limits, TarWriter, Time};
+
+    /// Whoever looked where a chunk is before it was moved and its place given back still gets it.
+    #[test]
+    fn a_reader_looks_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("s")).unwrap();
+        let content: Vec<u8> = (0..300_000u32).flat_map(|n| (n % 1000).to_le_bytes()).collect();
+        let mut tar = TarWriter::new(Vec::new(), &Limits::default());
+        let kind = EntryKind::File { size: content.len() as u64, sparse: None };
+        let (path, mtime) = (b"f".to_vec(), Time::default());
+        tar.entry(&Entry { path, kind, mode: 0o644, uid: 0, gid: 0, mtime, xattrs: vec![] }).unwrap();
+        tar.content(&content).unwrap();
+        let options = ImportOptions::default().compress(Compress::Raw);
+        store.import_layer(&tar.finish().unwrap()[..], &options, &()).unwrap();
+        let rows = store.with_index(|index| index.chunks_after(0, 100)).unwrap();
+        let mut reader = ChunkReader::new(&store).unwrap();
+
+        let report = store.recompress(&RecompressOptions::default(), &()).unwrap();
+        assert_eq!(report.moved, rows.len() as u64);
+        let mut raw = Vec::new();
+        let plan = store.gc_plan(&GcOptions::default(), &()).unwrap();
+        store.gc(&plan, &GcOptions::default(), &()).unwrap();
+        for row in rows {
+            let now = reader.locate(&row.id).unwrap();
+            assert_ne!(now, row.location);
+            reader.read_into(&row.id, &row.location, &mut raw).unwrap();
+            assert_eq!(ContentId::of(&raw), row.id);
+        }
+    }
+}

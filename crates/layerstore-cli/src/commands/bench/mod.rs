@@ -24,7 +24,7 @@ const MORE_CPUS: [usize; 4] = [4, 8, 16, 32];
 
 /// What is measured with.
 enum Source {
-    Image { image: ImageSource, selector: Selector, plan: ImagePlan },
+    Image { image: ImageSource, selector: Selector, plan: Box<ImagePlan> },
     Layer(PathBuf),
 }
 
@@ -59,7 +59,7 @@ fn source(context: &Context, args: &Bench, work: &Path, observer: &dyn Observer)
             if let Some(reference) = &args.reference {
                 selector = selector.reference(reference);
             }
-            let plan = image.select(&selector)?;
+            let plan = Box::new(image.select(&selector)?);
             Source::Image { image, selector, plan }
         }
         _ => Source::Layer(path),
