@@ -113,9 +113,9 @@ fn drop_caches() {
 }
 
 fn view(snapshots: &Snapshotter, key: &str, base: &str, root: &Path) {
-    fs::create_dir(root).unwrap();
-    let mounts = snapshots.view(key, Some(base), &Labels::new(), &()).unwrap();
-    layerstore::mount_all(&mounts, root).unwrap();
+    fs::create_dir(root).expect("works");
+    let mounts = snapshots.view(key, Some(base), &Labels::new(), &()).expect("works");
+    layerstore::mount_all(&mounts, root).expect("works");
 }
 
 #[test]
