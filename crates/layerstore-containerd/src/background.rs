@@ -1,7 +1,7 @@
 //! Work nobody waits for: committed directories into layers, and directories of removed snapshots away.
 //!
-//! It begins when the daemon has had nothing to do for a moment, so that it does not compete with an image that is being
-//! unpacked. What a crash or a stop interrupts is found again at the next start.
+//! It begins when the daemon has had nothing to do for a moment and nothing is being unpacked, so that it does not compete
+//! with an image on its way. What a crash or a stop interrupts is found again at the next start.
 
 use crate::server::Server;
 use layerstore::{ErrorKind, Event, Observer};
@@ -48,15 +48,19 @@ impl Background {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits until there is work and it is quiet; false once it is time to stop.
-    fn next(&self) -> bool {
+    /// Waits until there is work and it is quiet; false once it is time to stop. `busy` says whether somebody is at work
+    /// without calling meanwhile.
+    fn next(&self, busy: impl Fn() -> bool) -> bool {
         let mut state = self.lock();
         loop {
             if state.stop {
                 return false;
             }
             let now = Instant::now();
-            let due = state.pending.map(|(first, last)| (first + PATIENCE).min(last + QUIET));
+            let due = state.pending.map(|(first, last)| {
+                let quiet = if busy() { now + QUIET } else { last + QUIET };
+                (first + PATIENCE).min(quiet)
+            });
             state = match due {
                 Some(due) if due <= now => {
                     state.pending = None;
@@ -78,7 +82,7 @@ impl Background {
 /// The thread's work. Begins with what an earlier run of the daemon left.
 pub(crate) fn run(server: &Arc<Server>) {
     server.background.wake();
-    while server.background.next() {
+    while server.background.next(|| server.unpacking.is_busy()) {
         if let Err(error) = once(server) {
             if error.kind() == ErrorKind::Cancelled {
                 continue;

@@ -7,6 +7,7 @@
 //! | `server.rs` | what all calls share, and how they are done |
 //! | `snapshots.rs`, `remote.rs` | the snapshots service; layers that are here already |
 //! | `diff/` | the diff service: blobs into the store, and back |
+//! | `unpacking.rs` | which layers are being unpacked |
 //! | `background.rs` | work that nobody waits for |
 //! | `metrics.rs`, `exposition.rs` | counters, and serving them |
 //! | `convert.rs`, `proto.rs` | the protocol |
@@ -25,6 +26,7 @@ mod proto;
 mod remote;
 mod server;
 mod snapshots;
+mod unpacking;
 
 use clap::Parser;
 use config::{Args, Config};

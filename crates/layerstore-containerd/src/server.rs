@@ -4,6 +4,7 @@ use crate::background::Background;
 use crate::config::Config;
 use crate::convert;
 use crate::metrics::Metrics;
+use crate::unpacking::Unpacking;
 use layerstore::{Event, Observer, Result, Snapshotter, SnapshotterOptions, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,6 +17,7 @@ pub(crate) struct Server {
     pub(crate) snapshots: Snapshotter,
     pub(crate) metrics: Metrics,
     pub(crate) background: Background,
+    pub(crate) unpacking: Unpacking,
     stopping: Arc<AtomicBool>,
 }
 
@@ -28,8 +30,8 @@ impl Server {
             tracing::info!(%driver, %reason, "does not work here");
         }
         tracing::info!(driver = %snapshots.driver(), root = %config.root.display(), "store open");
-        let (metrics, background) = (Metrics::default(), Background::default());
-        Ok(Self { config, snapshots, metrics, background, stopping: Arc::default() })
+        let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
+        Ok(Self { config, snapshots, metrics, background, unpacking, stopping: Arc::default() })
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -9,7 +9,7 @@ here=$(dirname "$(realpath "$0")")
 export DEBIAN_FRONTEND=noninteractive
 mkdir -p "$dir"
 
-wanted=(golang-go golang-github-containerd-containerd-dev runc docker-registry podman crun skopeo jq)
+wanted=(golang-go golang-github-containerd-containerd-dev runc docker-registry podman crun skopeo jq openssl)
 missing=()
 for package in "${wanted[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
