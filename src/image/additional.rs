@@ -16,7 +16,7 @@ use crate::codec::media::Compression;
 use crate::digest::{Digest, Hasher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::{Observer, check};
-use crate::snapshot::{DriverKind, Labels, Snapshotter, SnapshotterOptions};
+use crate::snapshot::{DriverKind, Labels, SnapshotKind, Snapshotter, SnapshotterOptions};
 use crate::store::{ImageInfo, Store, chain_ids};
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use serde_json::json;
@@ -31,6 +31,8 @@ use std::sync::Arc;
 const NAMESPACE: &str = "additional-layers";
 /// Where a file is written before it gets its name. Names of layers begin with `sha256:`.
 const DRAFT: &str = ".new";
+/// How often others may get in the way.
+const TRIES: usize = 10;
 
 /// A directory of extracted layers for containers/storage. Whoever reads it must be root, as the store's owner is.
 pub struct AdditionalLayers {
@@ -104,15 +106,7 @@ impl AdditionalLayers {
         observer: &dyn Observer,
     ) -> Result<AdditionalImage> {
         let dir = self.image_dir(reference)?;
-        let Some(top) = self.snapshots.commit_image(image, observer)? else {
-            return Err(Error::invalid("the image has no layers").subject(&image.name));
-        };
-        let key = format!("{}{top}", self.prefix(reference));
-        match self.snapshots.view(&key, Some(&top), &Labels::new(), observer) {
-            // What gc could not know was needed is brought back.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => self.snapshots.mounts(&key, observer).map(drop),
-            made => made.map(drop),
-        }?;
+        let key = self.keep(image, reference, observer)?;
         fs::create_dir_all(&dir).map_err(|e| io_error("create directory", &dir, e))?;
         let layers = self.write_layers(&dir, image, options, observer)?;
         self.forget_others(reference, Some((&key, &layers)))?;
@@ -168,6 +162,28 @@ impl AdditionalLayers {
             return Err(e.expected("one in full, as docker.io/library/app:1"));
         }
         Ok(self.dir.join(base64(reference.as_bytes())))
+    }
+
+    /// Extracts an image's layers and keeps them with a view, whose key is returned.
+    fn keep(&self, image: &ImageInfo, reference: &str, observer: &dyn Observer) -> Result<String> {
+        for again in (0..TRIES).rev() {
+            check(observer)?;
+            let Some(top) = self.snapshots.commit_image(image, observer)? else {
+                return Err(Error::invalid("the image has no layers").subject(&image.name));
+            };
+            let key = format!("{}{top}", self.prefix(reference));
+            match self.snapshots.view(&key, Some(&top), &Labels::new(), observer) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    // What somebody removed from the store is brought back.
+                    self.snapshots.mounts(&key, observer)?;
+                }
+                // Somebody lists an image no longer, at this moment, and took what had no view yet.
+                Err(e) if e.kind() == ErrorKind::NotFound && again > 0 => continue,
+                made => drop(made?),
+            }
+            return Ok(key);
+        }
+        Err(Error::new(ErrorKind::Busy, "others list images no longer all the time").subject(&image.name))
     }
 
     fn write_layers(
@@ -248,13 +264,28 @@ impl AdditionalLayers {
                 }
             }
         }
-        for key in &others {
-            match self.snapshots.remove(key) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
+        others.iter().try_for_each(|key| self.forget(key))?;
+        self.forget_chains()
+    }
+
+    /// Removes what no view stands on any more, children before parents.
+    fn forget_chains(&self) -> Result<()> {
+        let mut chains = Vec::new();
+        self.snapshots.walk(|info| {
+            if info.kind == SnapshotKind::Committed {
+                chains.push(info.key);
             }
+            Ok(())
+        })?;
+        chains.iter().rev().try_for_each(|key| self.forget(key))
+    }
+
+    fn forget(&self, key: &str) -> Result<()> {
+        match self.snapshots.remove(key) {
+            // Gone already, or others stand on it.
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => Err(e),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -43,7 +43,7 @@ place_gone() {
         umount -l "$mounted" 2>/dev/null || true
     done
     if [ "$code" != 0 ]; then
-        tail -n ${lines:-40} "$work"/log/* >&2
+        tail -n "${lines:-40}" "$work"/log/* >&2
     fi
     # The file system, and the memory it is in.
     umount -l "$work"
@@ -194,7 +194,7 @@ forget() {
     seen=$(($(wc -l <"$work/log/registry") + 1))
 }
 
-# Layers that the registry sent since the last time this was asked.
+# Layers that the registry sent since then.
 fetched() {
     local count=0 layer
     for layer in $layers; do
