@@ -69,6 +69,8 @@ if [ "$version" != 1.6 ]; then
         ctr images import --local --snapshotter "$other" --base-name "docker.io/library/$other" "$work/committed.tar" >/dev/null
         [ "$(grep -c 'method="Apply".*time=[^ ]*$' "$work/log/plugin")" -gt "$applied" ] || fail "$other: somebody else applied it"
         ctr run --rm --snapshotter "$other" "docker.io/library/$other:latest" "o$other" sh -c "$tree" >"$work/found"
+        # The native snapshotter copies what is below without the times of directories.
+        [ "$other" != native ] || sed -Ei 's/( d [0-9]+ [0-9]+ [0-9]+) .*/\1/' "$work/wanted" "$work/found"
         is "applies to mounts of $other" "" "$(diff "$work/wanted" "$work/found" | head)"
         [ "$(wc -l <"$work/found")" -gt 5000 ] || fail "the tree is not listed"
         images+=("$other")
