@@ -112,6 +112,14 @@ impl Snapshotter {
         Ok(active.layer)
     }
 
+    /// Brings to disk what was written to snapshots until now. Committing does so anyway, and has less to wait for then.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn flush(&self) -> Result<()> {
+        upper::sync_file_system(self.store.path())
+    }
+
     pub(super) fn active(&self, key: &str) -> Result<SnapshotRow> {
         let row = self.row(key)?;
         if SnapshotKind::from_u8(row.kind)? == SnapshotKind::Active {

@@ -4,6 +4,7 @@ use super::driver::{self, Driver, DriverKind};
 use super::extract::{self, ExtractOptions};
 use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
 use super::mount::{Mount, escape};
+use crate::codec::chunk::Compress;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
@@ -33,6 +34,7 @@ pub struct Snapshotter {
     pub(super) namespace: String,
     /// `None` is the copy driver.
     pub(super) driver: Option<Box<dyn Driver>>,
+    pub(super) compress: Compress,
     refused: Vec<(DriverKind, Error)>,
 }
 
@@ -62,11 +64,12 @@ struct Realised {
 pub struct SnapshotterOptions {
     namespace: String,
     driver: DriverKind,
+    compress: Compress,
 }
 
 impl Default for SnapshotterOptions {
     fn default() -> Self {
-        Self { namespace: "default".to_owned(), driver: DriverKind::Auto }
+        Self { namespace: "default".to_owned(), driver: DriverKind::Auto, compress: Compress::default() }
     }
 }
 
@@ -75,6 +78,13 @@ impl SnapshotterOptions {
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
+        self
+    }
+
+    /// How the new content of layers is compressed that are made of snapshots' changes.
+    #[must_use]
+    pub fn compress(mut self, compress: Compress) -> Self {
+        self.compress = compress;
         self
     }
 
@@ -94,7 +104,7 @@ impl Snapshotter {
     pub fn open(store: Arc<Store>, options: &SnapshotterOptions) -> Result<Self> {
         let namespace = options.namespace.clone();
         let (driver, refused) = driver::open(&store, options.driver)?;
-        Ok(Self { store, namespace, driver, refused })
+        Ok(Self { store, namespace, driver, compress: options.compress, refused })
     }
 
     /// The driver in use, never `Auto`.

@@ -91,6 +91,8 @@ async fn serve(config: Config) -> Result<()> {
     let metrics = metrics.as_deref().map(exposition::Endpoint::open).transpose()?;
     let worker = server.clone();
     let worker = tokio::task::spawn_blocking(move || background::run(&worker));
+    let flusher = server.clone();
+    let flusher = tokio::task::spawn_blocking(move || background::flush(&flusher));
     let metrics = metrics.map(|endpoint| tokio::spawn(endpoint.run(server.clone())));
 
     let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -117,6 +119,7 @@ async fn serve(config: Config) -> Result<()> {
     let rest = async {
         let _ = serving.await;
         let _ = worker.await;
+        let _ = flusher.await;
     };
     if tokio::time::timeout(STOP_PATIENCE, rest).await.is_err() {
         tracing::warn!("some calls did not end in time");

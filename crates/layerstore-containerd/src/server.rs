@@ -24,6 +24,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn open(config: Config) -> Result<Self> {
         let options = SnapshotterOptions::default().driver(config.driver()?).namespace(config.namespace.clone());
+        let options = options.compress(config.compress()?);
         make_private(&config.root);
         let snapshots = Snapshotter::open(Arc::new(Store::open(&config.root)?), &options)?;
         for (driver, reason) in snapshots.refused() {

@@ -24,6 +24,8 @@ struct State {
     open: HashMap<String, (Instant, bool)>,
     /// By name, when what Apply had bound was committed.
     ours: HashMap<String, Instant>,
+    /// Whether the last one was applied here.
+    applies: bool,
 }
 
 impl Unpacking {
@@ -31,6 +33,11 @@ impl Unpacking {
         if key.rsplit('/').next().is_some_and(|key| key.starts_with(KEY)) {
             self.lock().open.insert(key.to_owned(), (Instant::now(), false));
         }
+    }
+
+    /// Apply has begun for a snapshot.
+    pub(crate) fn applying(&self) {
+        self.lock().applies = true;
     }
 
     pub(crate) fn applied(&self, key: &str) {
@@ -42,7 +49,9 @@ impl Unpacking {
     pub(crate) fn committed(&self, key: &str, name: &str) {
         let mut state = self.lock();
         state.ours.retain(|_, when| when.elapsed() < NEXT);
-        if state.open.remove(key).is_some_and(|(_, applied)| applied) {
+        let Some((_, applied)) = state.open.remove(key) else { return };
+        state.applies = applied;
+        if applied {
             state.ours.insert(name.to_owned(), Instant::now());
         }
     }
@@ -66,6 +75,12 @@ impl Unpacking {
         self.lock().open.values().any(|(when, _)| when.elapsed() < PATIENCE)
     }
 
+    /// Whether somebody else is unpacking into a snapshot's directory.
+    pub(crate) fn is_written_to(&self) -> bool {
+        let busy = self.is_busy();
+        busy && !self.lock().applies
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
@@ -85,6 +100,10 @@ mod tests {
         assert!(unpacking.is_busy());
         unpacking.committed(key, "walked");
         assert!(!unpacking.is_busy() && !unpacking.goes_on("walked"));
+        unpacking.prepared(key);
+        assert!(unpacking.is_written_to());
+        unpacking.applying();
+        assert!(!unpacking.is_written_to() && unpacking.is_busy());
         unpacking.prepared(key);
         unpacking.applied(key);
         unpacking.committed(key, "applied");

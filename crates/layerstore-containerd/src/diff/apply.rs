@@ -62,6 +62,7 @@ async fn apply_here(
         let Some(key) = target(server, &asked)? else {
             return Ok((None, server.store().apply_known_to(&asked, &digest, sync, watch)?));
         };
+        server.unpacking.applying();
         let layer = server.snapshots.apply_known(&key, &digest)?;
         Ok((Some(key), layer))
     });

@@ -2,6 +2,7 @@
 # bench.sh TOOLS IMAGE [ROUNDS]: how long `ctr images import` of an OCI layout takes, and what it leaves on the disk, with
 # layerstore and with containerd's own overlayfs, in turn, each time on a fresh ext4 in memory: containerd 2.1, where
 # layerstore applies layers itself, and 1.6, where containerd unpacks them. Then the 128 layers of containerd's suite.
+# Prints every run, and medians. On a busy machine look at pairs of runs, not at single ones.
 set -euo pipefail
 tools=$(realpath "$1") image=$(realpath "$2") rounds=${3:-5} driver=${driver:-auto}
 if [ -z "${inside:-}" ]; then
@@ -45,10 +46,10 @@ once() (
 until_quiet() {
     local i
     for ((i = 0; i < 240; i++)); do
-        [ -n "$(ls "$store/snapshots")" ] || return 0
+        [ -n "$(find "$store/snapshots" "$store/tmp" -mindepth 1 -maxdepth 1)" ] || return 0
         sleep 0.5
     done
-    fail "directories are still no layers: $(ls "$store/snapshots")"
+    fail "directories are still no layers: $(ls "$store/snapshots" "$store/tmp")"
 }
 
 # many SNAPSHOTTER: the 128 layers of containerd's suite; prints seconds.
