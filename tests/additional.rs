@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use support::layers::Layer;
-use support::{namespaced, names, write_image};
+use support::{names, namespaced, write_image};
 
 fn image(store: &Store, dir: &Path, tars: &[Vec<u8>], name: &str) -> ImageInfo {
     let layout = dir.join(format!("layout-{name}"));

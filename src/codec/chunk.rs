@@ -41,7 +41,8 @@ impl std::str::FromStr for Compress {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wanted = || Error::invalid("no such compression").expected("auto, raw, lz4, zstd or zstd:LEVEL").actual(text);
+        let wanted =
+            || Error::invalid("no such compression").expected("auto, raw, lz4, zstd or zstd:LEVEL").actual(text);
         match text.split_once(':').map_or((text, None), |(codec, level)| (codec, Some(level))) {
             ("auto", None) => Ok(Self::Auto),
             ("raw", None) => Ok(Self::Raw),

@@ -20,7 +20,8 @@ pub(crate) fn run(context: &Context, args: &Additional) -> Result<(), Failure> {
 }
 
 fn open(context: &Context, dir: &Path) -> Result<AdditionalLayers, Failure> {
-    AdditionalLayers::open(Arc::new(context.store()?), dir).hint("`layerstore doctor` tells what each driver lacks here")
+    AdditionalLayers::open(Arc::new(context.store()?), dir)
+        .hint("`layerstore doctor` tells what each driver lacks here")
 }
 
 fn add(context: &Context, dir: &Path, what: &str, reference: &str, blobs: bool) -> Result<(), Failure> {
@@ -50,9 +51,7 @@ fn add(context: &Context, dir: &Path, what: &str, reference: &str, blobs: bool) 
 }
 
 fn to_json(reference: &str, added: &AdditionalImage) -> serde_json::Value {
-    let layer = |layer: &layerstore::AdditionalLayer| {
-        json!({ "blob": layer.blob, "diff_id": layer.diff_id, "has_blob": layer.has_blob })
-    };
+    let layer = |layer: &layerstore::AdditionalLayer| json!({ "blob": layer.blob, "diff_id": layer.diff_id, "has_blob": layer.has_blob });
     let layers: Vec<_> = added.layers.iter().map(layer).collect();
     json!({ "reference": reference, "dir": added.dir.display().to_string(), "layers": layers })
 }
