@@ -82,6 +82,7 @@ pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
 pub use format::item::Extent;
 pub use format::params::Chunking;
 pub use id::ContentId;
+pub use image::additional::{AdditionalImage, AdditionalLayer, AdditionalLayers, AdditionalOptions};
 pub use image::append::AppendOptions;
 pub use image::export::{ExportOptions, ExportTarget, ImageExport};
 pub use image::import::ImageImport;

@@ -62,6 +62,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Extract(args) => commands::extract::run(context, &args),
         Command::Diff(args) => commands::diff::run(context, &args),
         Command::Commit(args) => commands::commit::run(context, &args),
+        Command::Additional(args) => commands::additional::run(context, &args),
         Command::Doctor => commands::doctor::run(context),
     };
     done.map(|()| ExitCode::SUCCESS)

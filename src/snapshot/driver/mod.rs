@@ -71,6 +71,12 @@ pub(super) trait Driver: Send + Sync {
     /// `NotFound` for an unknown layer, `Corrupt`, `Io`, `Unsupported`.
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>>;
 
+    /// The directories that [`lowers`](Self::lowers) gives, and whether all of them are there already.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a chain without layers.
+    fn planned(&self, layers: &[Digest]) -> Result<(Vec<PathBuf>, bool)>;
+
     /// Whether overlays must keep their marks in `user.overlay.*`, as in user namespaces.
     fn user_marks(&self) -> bool {
         false

@@ -1,5 +1,6 @@
 //! One file per command. Each has a `run` that the table in `main.rs` calls.
 
+pub(crate) mod additional;
 pub(crate) mod bench;
 pub(crate) mod cat;
 pub(crate) mod commit;
