@@ -134,7 +134,9 @@ fn is_needed(label: &str) -> bool {
     // The database that a rebuild fills is nobody's before it is complete and closed: of what SQLite syncs meanwhile only
     // the file itself counts, which gets its name then.
     let draft = label.contains("/REBUILD") && !label.ends_with("/index.db");
-    !label.ends_with("index.db-journal") && !draft
+    // A repair puts the blobs that were kept into a store of its own, which nobody needs after it.
+    let scratch = label.contains("/SESSION/donor") || label.ends_with("/tmp/SESSION");
+    !label.ends_with("index.db-journal") && !draft && !scratch
 }
 
 fn without_any_sync_something_is_lost(task: &Task) {
