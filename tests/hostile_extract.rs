@@ -27,8 +27,14 @@ const MEMORY: u64 = 256 << 20;
 const CASES: &str = "LAYERSTORE_TEST_HOSTILE";
 /// Trees of more names are compared by their number.
 const COMPARED: u64 = 10_000;
+/// The case of 200,000 names, each of which is a header.
+const MANY: &str = "1M-empty-files.tar";
 /// Attributes that the kernel checks or refuses itself: where it does not take them, the extraction says so.
 const KERNELS_OWN: [&str; 2] = ["xattr-security-evm.tar", "xattr-security-selinux.tar"];
+
+fn long() -> bool {
+    std::env::var_os("LAYERSTORE_LONG").is_some()
+}
 
 /// Files and directories outside that no case may change.
 struct Canaries {
@@ -157,7 +163,12 @@ fn all(test: &str, way: Way) {
     let cases_dir = disk_dir();
     if std::env::var_os(CASES).is_none() {
         for case in cases() {
-            fs::write(cases_dir.path().join(case.name), (case.build)()).expect("a case");
+            let mut tar = (case.build)();
+            if case.name == MANY && !long() && matches!(way, Way::Driver(DriverKind::Copy | DriverKind::Overlay)) {
+                // These write files with the code that `extracted` shows all of them.
+                tar.drain(20_000 * 512..tar.len() - 1024);
+            }
+            fs::write(cases_dir.path().join(case.name), tar).expect("a case");
         }
     }
     if !bounded(test, MEMORY, &[(CASES, cases_dir.path())]) || !namespaced(test) {
@@ -238,8 +249,7 @@ fn swapped_directories_lead_nowhere() {
     let canary = dir.path().join("canary");
     bait(&canary);
     let canaries = Canaries::new(vec![canary.clone()]);
-    let long = std::env::var_os("LAYERSTORE_LONG").is_some();
-    let until = Instant::now() + Duration::from_secs(if long { 120 } else { 5 });
+    let until = Instant::now() + Duration::from_secs(if long() { 120 } else { 5 });
     let (mut spoilt, mut whole, mut swaps) = (0, 0, 0);
     for round in 0.. {
         if Instant::now() > until {

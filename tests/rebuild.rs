@@ -6,9 +6,9 @@ mod build;
 mod support;
 
 use layerstore::{
-    CommitOptions, DamageKind, Detected, Digest, DriverKind, ErrorKind, FsckOptions, GcOptions, ImportOptions, Labels,
-    Limits, RebuildOptions, RebuildReport, RepairOptions, RepairSource, Selector, Snapshotter, SnapshotterOptions,
-    Store, detect,
+    Chunking, CommitOptions, DamageKind, Detected, Digest, DriverKind, ErrorKind, FsckOptions, GcOptions,
+    ImportOptions, Labels, Limits, OpenOptions, RebuildOptions, RebuildReport, RepairOptions, RepairSource, Selector,
+    Snapshotter, SnapshotterOptions, Store, detect,
 };
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -233,6 +233,50 @@ fn chunks_of_a_pack_without_a_table_are_found_by_the_old_database() {
     store.repair(Some(&source.expect("a layout")), &RepairOptions::default(), &()).expect("a report");
     drop(store);
     assert_whole(&sound);
+}
+
+/// `STORE` is made anew: as it was where one byte of it is damaged, else with the default.
+#[test]
+fn a_damaged_store_file_is_made_anew() {
+    let dir = support::disk_dir();
+    let root = dir.path().join("store");
+    let own = Chunking { avg: 64 << 10, ..Chunking::default() };
+    let tar = tar(&[build::file("f", noise(1, 400_000))]);
+    {
+        let store = Store::open_with(&root, &OpenOptions::default().chunking(own)).expect("a store");
+        import(&store, &tar);
+    }
+    let file = root.join("STORE");
+    let good = fs::read(&file).expect("STORE");
+    let flipped = |at: usize| {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        bad
+    };
+    let one = [3, 24, 60, good.len() - 30].map(|at| (flipped(at), own));
+    let more = [good[..50].to_vec(), vec![], noise(1, 300)].map(|bad| (bad, Chunking::default()));
+    for (n, (bad, expected)) in one.into_iter().chain(more).enumerate() {
+        fs::write(&file, &bad).expect("STORE");
+        Store::open(&root).expect_err("a damaged STORE");
+        let report = rebuild(&root);
+        assert!(report.is_clean(), "{report:?}");
+        assert_eq!(report.parameters, Some(expected));
+        assert_eq!(fs::read(root.join(format!("STORE.damaged-{}", n + 1))).expect("the old one"), bad);
+        let store = Store::open(&root).expect("a store");
+        assert_eq!(store.chunking(), expected);
+        assert!(export(&store, &Digest::of(&tar)) == tar);
+    }
+    fs::write(&file, &good).expect("STORE");
+    assert_eq!(rebuild(&root).parameters, None);
+    // Without one of its own it is lost.
+    fs::remove_file(&file).expect("STORE");
+    assert_eq!(rebuild(&root).parameters, Some(Chunking::default()));
+    // Another version is none of our business.
+    let text = String::from_utf8(good).expect("text").replace("format 1", "format 2");
+    let body = &text[..text.len() - 72];
+    fs::write(&file, format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()).to_hex())).expect("STORE");
+    let refused = Store::rebuild(&root, &RebuildOptions::default(), &()).expect_err("another version");
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
 }
 
 #[test]

@@ -4,12 +4,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use std::sync::Once;
 
-fuzz_target!(
-    init: {
-        // A write past the limit on file sizes is to fail, not to kill.
+static IGNORED: Once = Once::new();
+
+fuzz_target!(|input: &[u8]| {
+    // A write past the limit on file sizes is to fail, not to kill. libFuzzer takes the signal for itself when it begins,
+    // so this comes later than that.
+    IGNORED.call_once(|| {
         // SAFETY: no handler runs; the signal is ignored.
         unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    },
-    |input: &[u8]| layerstore::fuzzing::store_operations(input, true)
-);
+    });
+    layerstore::fuzzing::store_operations(input, true)
+});

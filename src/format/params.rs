@@ -85,9 +85,65 @@ pub(crate) fn decode(text: &str) -> Result<Chunking> {
     Ok(chunking)
 }
 
+/// Bytes of the line with the sum.
+const SUM_LINE: usize = "blake3 \n".len() + 64;
+
+/// What a `STORE` file said before one of its bytes was damaged, where the others leave no doubt.
+pub(crate) fn mend(bytes: &[u8]) -> Option<Chunking> {
+    let (body, sum_line) = bytes.split_at_checked(bytes.len().checked_sub(SUM_LINE)?)?;
+    let hex = |body: &[u8]| blake3::hash(body).to_hex();
+    // The line with the sum is damaged: then the sum of what comes before it is that of another byte.
+    let line = format!("blake3 {}\n", hex(body));
+    if sum_line.iter().zip(line.as_bytes()).filter(|(a, b)| a != b).count() == 1 {
+        return decode(&(std::str::from_utf8(body).ok()?.to_owned() + &line)).ok();
+    }
+    // Or a byte before it: then there is one that gives the sum.
+    let mut body = body.to_vec();
+    for at in 0..body.len() {
+        let was = body[at];
+        for byte in (0..128).filter(|byte| *byte != was) {
+            body[at] = byte;
+            if hex(&body).as_bytes() == &sum_line["blake3 ".len()..SUM_LINE - 1] {
+                let text = [&body[..], sum_line].concat();
+                return decode(std::str::from_utf8(&text).ok()?).ok();
+            }
+        }
+        body[at] = was;
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_damaged_byte_is_mended_and_two_are_not() {
+        for chunking in [Chunking::default(), Chunking { min: 4096, avg: 65_536, max: 99_999, ..Chunking::default() }] {
+            let good = encode(&chunking).into_bytes();
+            for at in 0..good.len() {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << (at % 8);
+                assert_eq!(mend(&bad), Some(chunking), "byte {at}");
+            }
+            for (a, b) in [(0, 20), (60, 61), (60, good.len() - 20)] {
+                let mut bad = good.clone();
+                bad[a] ^= 1;
+                bad[b] ^= 1;
+                assert_eq!(mend(&bad), None, "bytes {a} and {b}");
+            }
+            assert!((0..good.len()).all(|len| mend(&good[..len]).is_none()));
+        }
+    }
+
+    /// A version that is not known yet is no damage.
+    #[test]
+    fn a_sound_file_of_another_version_is_not_mended() {
+        let body = encode(&Chunking::default()).replace("format 1", "format 2");
+        let body = &body[..body.len() - SUM_LINE];
+        let text = format!("{body}blake3 {}\n", blake3::hash(body.as_bytes()).to_hex());
+        assert_eq!(mend(text.as_bytes()), None);
+    }
 
     #[test]
     fn round_trips_and_detects_every_flipped_byte() {

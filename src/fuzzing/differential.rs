@@ -8,7 +8,8 @@
 //! - Bodies of what has none here: links, directories, devices with a size. The crate skips as many bytes.
 //! - `x/` of an old-style file without content, which is a directory here.
 //! - Extension headers without a magic, which the crate takes for files.
-//! - A GNU header with a prefix, which the crate leaves out.
+//! - A prefix in a header that the crate does not know as ustar, for GNU's magic or another version: it leaves it out.
+//! - More than one NUL after a GNU long name, of which the crate takes all but the last for the name.
 //! - Types the crate calls files: contiguous ones. Unknown types are refused here.
 //! - What follows the end: the crate does not look at it, here it must be zeros.
 
@@ -150,13 +151,20 @@ fn peculiar(tar: &[u8]) -> std::io::Result<bool> {
         let header = entry.header();
         let kind = header.entry_type();
         let content = matches!(kind, tar::EntryType::Regular | tar::EntryType::Continuous | tar::EntryType::GNUSparse);
-        let gnu_prefix = header.as_gnu().is_some() && header.as_bytes()[345..500].iter().any(|b| *b != 0);
+        let other_prefix = header.as_ustar().is_none() && header.as_bytes()[345..500].iter().any(|b| *b != 0);
         let extension = kind.is_pax_local_extensions() || kind.is_gnu_longname() || kind.is_gnu_longlink();
         let body = !content && !extension && entry.size() > 0;
         // The crate knows extensions only under a magic.
         let no_magic = extension && header.as_ustar().is_none() && header.as_gnu().is_none();
-        if no_magic || kind.is_pax_global_extensions() || body || gnu_prefix && kind != tar::EntryType::GNUSparse {
+        if no_magic || kind.is_pax_global_extensions() || body || other_prefix && kind != tar::EntryType::GNUSparse {
             return Ok(true);
+        }
+        if kind.is_gnu_longname() || kind.is_gnu_longlink() {
+            let mut name = Vec::new();
+            entry.read_to_end(&mut name)?;
+            if name.iter().filter(|&&b| b == 0).count() > 1 {
+                return Ok(true);
+            }
         }
         if kind.is_pax_local_extensions() {
             let mut records = Vec::new();

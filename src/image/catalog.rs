@@ -92,7 +92,8 @@ impl Store {
     /// # Errors
     /// `NotFound`.
     pub fn remove_image(&self, name: &str) -> Result<()> {
-        match self.with_index(|index| index.write(|change| change.remove_image(name)))? {
+        let remove = || self.with_index(|index| index.write(|change| change.remove_image(name)));
+        match self.with_reserve(remove)? {
             true => Ok(()),
             false => Err(Error::not_found("no such image").subject(name)),
         }
@@ -103,7 +104,8 @@ impl Store {
     /// # Errors
     /// `NotFound`.
     pub fn release_layer(&self, diff_id: &Digest) -> Result<()> {
-        match self.with_index(|index| index.write(|change| change.hold_layer(diff_id, false)))? {
+        let release = || self.with_index(|index| index.write(|change| change.hold_layer(diff_id, false)));
+        match self.with_reserve(release)? {
             true => Ok(()),
             false => Err(Error::not_found("no such layer").subject(diff_id)),
         }

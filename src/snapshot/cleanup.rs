@@ -19,6 +19,12 @@ impl Snapshotter {
     /// # Errors
     /// `Io`. What is left then is found again by the next cleanup.
     pub fn cleanup(&self) -> Result<u64> {
+        let moved = self.store.with_reserve(|| self.clean_up());
+        self.store.refill_reserve();
+        moved
+    }
+
+    fn clean_up(&self) -> Result<u64> {
         forget_implied(&self.store)?;
         let scratch = self.store.scratch()?;
         let mounts = MountTables::read();

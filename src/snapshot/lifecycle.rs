@@ -279,7 +279,7 @@ impl Snapshotter {
             }
             change.remove_snapshot(row.n)
         };
-        self.store.with_index(|index| index.write(remove))
+        self.store.with_reserve(|| self.store.with_index(|index| index.write(remove)))
     }
 
     /// Looks at a snapshot.

@@ -327,6 +327,8 @@ impl Snapshotter {
                 _ => {}
             }
             fs::rename(draft, &dir).map_err(|e| io_error("rename into place", &dir, e))?;
+            // What is in it before its name; a journal does both at once.
+            sync_dir(&dir)?;
             sync_dir(&self.store.path().join("snapshots"))?;
             Ok(Some(n))
         };

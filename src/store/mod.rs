@@ -11,6 +11,7 @@ mod open;
 mod packs;
 mod pending;
 mod read;
+mod reserve;
 mod session;
 mod swap;
 

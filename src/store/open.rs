@@ -3,6 +3,7 @@
 use super::index::Index;
 use super::packs::pack_name;
 use super::read::PackFiles;
+use super::reserve;
 use super::swap;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -85,6 +86,7 @@ impl Store {
         let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
         let _ = store.sweep().and_then(|()| store.end_leases());
+        reserve::fill(&store.root);
         Ok(store)
     }
 
@@ -105,20 +107,20 @@ impl Store {
         let chunking = read_parameters(&file)?;
         make_dirs(root)?;
         let held = hold(root)?;
-        Ok((chunking, open_database(root)?, held))
+        Ok((chunking, reserve::with_reserve(root, || open_database(root))?, held))
     }
 
     /// The store at `root` with an empty database of its own in `dir`, which is on the way to be its database. The caller
-    /// has the directory alone. A store that has lost its `STORE` gets a new one.
-    pub(crate) fn draft(root: &Path, dir: &Path, alone: DirLock) -> Result<Self> {
-        let file = root.join(STORE_FILE);
-        if !file.exists() {
-            publish_parameters(root, &Chunking::default())?;
-        }
-        let chunking = read_parameters(&file)?;
+    /// has the directory alone. A store whose `STORE` is lost or damaged gets a new one, and the second value is what
+    /// that says.
+    pub(crate) fn draft(root: &Path, dir: &Path, alone: DirLock) -> Result<(Self, Option<Chunking>)> {
+        let (chunking, anew) = match read_parameters(&root.join(STORE_FILE)) {
+            Ok(chunking) => (chunking, None),
+            Err(e) => restore_parameters(root, e).map(|chunking| (chunking, Some(chunking)))?,
+        };
         let database = dir.join(swap::DATABASE);
         let index = Index::open(&database, true)?;
-        Ok(Self::of_parts(root.to_owned(), chunking, (database, index), alone))
+        Ok((Self::of_parts(root.to_owned(), chunking, (database, index), alone), anew))
     }
 
     /// Ends a draft: its database, complete and on disk in one file, and the lock.
@@ -178,7 +180,7 @@ impl Store {
 
     /// A connection that has read nothing yet.
     pub(crate) fn fresh_index(&self) -> Result<Index> {
-        Index::open(&self.database, false)
+        self.with_reserve(|| Index::open(&self.database, false))
     }
 
     /// Serialises the making and the sweeping of session directories.
@@ -230,7 +232,8 @@ fn create(root: &Path, chunking: &Chunking) -> Result<()> {
     let foreign = fs::read_dir(root).map_err(|e| io_error("read directory", root, e))?.flatten().find(|f| {
         let name = f.file_name();
         let name = name.to_string_lossy();
-        !DIRS.contains(&&*name) && !name.starts_with(swap::DATABASE) && name != STORE_FILE && name != "lost+found"
+        let ours = [swap::DATABASE, STORE_FILE, reserve::DIR].iter().any(|ours| name.starts_with(ours));
+        !DIRS.contains(&&*name) && !ours && name != "lost+found"
     });
     if let Some(foreign) = foreign {
         let e = Error::new(ErrorKind::FailedPrecondition, "the directory is neither empty nor a store");
@@ -256,6 +259,24 @@ fn publish_parameters(root: &Path, chunking: &Chunking) -> Result<()> {
     // Whoever began this before us died over it: we hold the lock.
     let _ = fs::remove_file(&draft);
     publish_bytes(params::encode(chunking).as_bytes(), draft, root, STORE_FILE)
+}
+
+/// Makes `STORE` anew that could not be read because of `e`: with what it said if that can be told, else with the
+/// default, which costs no more than finding less of new content in what is there. What there was is kept beside it.
+fn restore_parameters(root: &Path, e: Error) -> Result<Chunking> {
+    let file = root.join(STORE_FILE);
+    let mended = fs::read(&file).ok().and_then(|bytes| params::mend(&bytes));
+    let lost = matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound);
+    let chunking = match mended {
+        Some(chunking) => chunking,
+        None if lost => Chunking::default(),
+        None => return Err(e),
+    };
+    let aside = (1..=u32::MAX).map(|n| root.join(format!("{STORE_FILE}.damaged-{n}"))).find(|path| !path.exists());
+    if let (true, Some(aside)) = (file.exists(), aside) {
+        fs::hard_link(&file, &aside).map_err(|e| io_error("keep", &aside, e))?;
+    }
+    publish_parameters(root, &chunking).map(|()| chunking)
 }
 
 /// Stores made by 0.1 before there were snapshots have fewer directories.

@@ -67,6 +67,13 @@ impl PackFiles {
     }
 }
 
+impl Store {
+    /// Closes a pack that was removed: as long as it is open, its space is not given back.
+    pub(crate) fn close_pack(&self, base: u64) {
+        self.packs.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&base);
+    }
+}
+
 fn read_exact(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
     file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => Error::corrupt("file ends too early"),

@@ -9,6 +9,7 @@ use super::open::Store;
 use super::packs::SealedPack;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::sys::lock::Lock;
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -116,6 +117,16 @@ impl Store {
         // A power cut can lose a directory and keep its reservation.
         let lost = reserved.iter().filter(|session| !tmp.join(session).exists());
         lost.into_iter().try_for_each(|session| self.clear(session, &tmp.join(session)))
+    }
+
+    /// Removes the lock files that dead processes left: nobody has them.
+    pub(crate) fn sweep_locks(&self) -> Result<()> {
+        let dir = self.dir("locks");
+        for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
+            // A lock takes its file with it.
+            let _ = Lock::try_acquire(&found.path());
+        }
+        Ok(())
     }
 
     /// Removes what a session has not committed: packs under their final names too, then the addresses they had,

@@ -21,6 +21,11 @@ pub(crate) fn punch(file: &File, path: &Path, range: Range<u64>) -> Result<bool>
     }
 }
 
+/// Gives an empty file blocks for `len` bytes, which read as zeros.
+pub(crate) fn allocate(file: &File, path: &Path, len: u64) -> Result<()> {
+    fallocate(file, FallocateFlags::empty(), 0, len).map_err(|e| io_error("allocate", path, e))
+}
+
 /// The parts of a range that have blocks, ascending. All of it where the file system does not tell.
 pub(crate) fn allocated(file: &File, path: &Path, range: Range<u64>) -> Result<Vec<Range<u64>>> {
     let mut found = Vec::new();

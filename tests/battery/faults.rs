@@ -1,29 +1,15 @@
 //! Failing system calls: each gives a typed error, nothing is half done, and the same again succeeds.
 
 use crate::long;
+use crate::ops::{Answer, Op};
 use crate::power::fresh;
+use crate::task::Task;
 use crate::trap::{Call, Verdict, supervise};
 use crate::verify::check;
 use crate::volume::{Kind, may_mount, memory_dir};
-use crate::work::{Answer, Expected, Op, Worker};
+use crate::work::Worker;
 use std::path::Path;
 use std::time::Instant;
-
-/// Every operation is tried again if it fails, by the same process with the store still open.
-const SCRIPT: &[Op] = &[
-    Op::Open,
-    Op::Again,
-    Op::Import(2),
-    Op::Again,
-    Op::Keep(3),
-    Op::Again,
-    Op::Release(2),
-    Op::Again,
-    Op::Import(4),
-    Op::Again,
-    Op::Rebuild,
-    Op::Again,
-];
 
 const FAULTS: [(&str, Verdict); 4] = [
     ("EIO", Verdict::Fail(libc::EIO)),
@@ -32,10 +18,15 @@ const FAULTS: [(&str, Verdict); 4] = [
     ("a short write", Verdict::Short),
 ];
 
+/// Every operation is tried again if it fails, by the same process with the store still open.
+fn script(task: &Task) -> Vec<Op> {
+    task.script.iter().flat_map(|op| [*op, Op::Again]).collect()
+}
+
 /// Runs the script with one fault at the `n`th call; that call, if there were so many, and what was answered.
-fn run(root: &Path, n: usize, fault: Verdict) -> (Option<Call>, Vec<Answer>) {
+fn run(script: &[Op], root: &Path, n: usize, fault: Verdict) -> (Option<Call>, Vec<Answer>) {
     let mut worker = Worker::trapped(root);
-    worker.send_all(SCRIPT);
+    worker.send_all(script);
     let mut hit = None;
     supervise(&worker.watch(), root, |at, call| {
         if at != n {
@@ -47,8 +38,8 @@ fn run(root: &Path, n: usize, fault: Verdict) -> (Option<Call>, Vec<Answer>) {
     (hit, worker.answers())
 }
 
-fn check_answers(answers: &[Answer], call: &Call, fault: Verdict) -> Result<(), String> {
-    if answers.len() != SCRIPT.len() {
+fn check_answers(answers: &[Answer], script: &[Op], call: &Call, fault: Verdict) -> Result<(), String> {
+    if answers.len() != script.len() {
         return Err("the worker died".into());
     }
     for two in answers.chunks(2) {
@@ -70,34 +61,53 @@ fn check_answers(answers: &[Answer], call: &Call, fault: Verdict) -> Result<(), 
     if matters && !failed { Err("a failed sync went unnoticed".into()) } else { Ok(()) }
 }
 
-#[test]
-fn every_call_can_fail() {
+/// As many faults as this, or all in the long form, evenly spread. Returns how many, and how many of them were reported.
+fn inject(task: &Task, root: &Path, wanted: usize) -> (usize, usize) {
+    let script = script(task);
+    let (mut count, mut noticed) = (0, 0);
+    task.begin(root);
+    let mut worker = Worker::trapped(root);
+    worker.send_all(&script);
+    let calls = supervise(&worker.watch(), root, |_, _| Verdict::Allow).len();
+    drop(worker);
+    std::fs::remove_dir_all(root).expect("nothing is mounted there");
+    let step = if long() { 1 } else { (calls * FAULTS.len()).div_ceil(wanted) };
+    for (turn, (name, fault)) in FAULTS.into_iter().enumerate() {
+        // A retry makes calls that the run without a fault had not; they are reached by their number all the same.
+        for n in (turn * step / FAULTS.len()..).step_by(step) {
+            let mut expected = task.begin(root);
+            let (call, answers) = run(&script, root, n, fault);
+            let Some(call) = call else { break };
+            expected.after(&script, &answers);
+            let result = check_answers(&answers, &script, &call, fault).and_then(|()| check(root, &expected));
+            result.unwrap_or_else(|e| panic!("{name} at call {n}, {}: {e}\n{answers:#?}", call.label()));
+            std::fs::remove_dir_all(root).expect("nothing is mounted there");
+            count += 1;
+            noticed += usize::from(answers.iter().any(|a| matches!(a, Answer::Failed { .. })));
+        }
+        std::fs::remove_dir_all(root).expect("nothing is mounted there");
+    }
+    (count, noticed)
+}
+
+fn every_call_can_fail(task: &Task, wanted: usize) {
     if !may_mount() {
         return;
     }
-    let begin = Instant::now();
-    let dir = memory_dir();
+    let (begin, dir) = (Instant::now(), memory_dir());
     let mounted = fresh(Kind::Ext4, dir.path());
-    let root = mounted.store();
-    // All of them in the long form, else about 200.
-    let step = if long() { 1 } else { 7 };
-    let (mut count, mut noticed) = (0, 0);
-    for (turn, (name, fault)) in FAULTS.into_iter().enumerate() {
-        let mut n = turn;
-        loop {
-            let (call, answers) = run(&root, n, fault);
-            let Some(call) = call else { break };
-            let mut expected = Expected::default();
-            expected.after(SCRIPT, &answers);
-            let result = check_answers(&answers, &call, fault).and_then(|()| check(&root, &expected));
-            result.unwrap_or_else(|e| panic!("{name} at call {n}, {}: {e}\n{answers:#?}", call.label()));
-            std::fs::remove_dir_all(&root).unwrap();
-            count += 1;
-            noticed += usize::from(answers.iter().any(|a| matches!(a, Answer::Failed { .. })));
-            n += step;
-        }
-        std::fs::remove_dir_all(&root).unwrap();
-    }
-    println!("{count} faults, {noticed} of them reported, in {:.0} s", begin.elapsed().as_secs_f64());
-    assert!(count >= 100);
+    let (count, noticed) = inject(task, &mounted.store(), wanted);
+    let seconds = begin.elapsed().as_secs_f64();
+    println!("{}: {count} faults, {noticed} of them reported, in {seconds:.0} s", task.name);
+    assert!(count >= wanted / 2 && noticed > count / 4);
+}
+
+#[test]
+fn every_call_of_work_can_fail() {
+    every_call_can_fail(&Task::small(), 200);
+}
+
+#[test]
+fn every_call_of_a_repair_can_fail() {
+    every_call_can_fail(&Task::mend(), 60);
 }

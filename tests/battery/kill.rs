@@ -1,33 +1,43 @@
 //! Death at any moment: at every mutating system call of a small workload, and at random times with several processes.
 
 use crate::long;
+use crate::ops::{Expected, Op};
 use crate::power::fresh;
 use crate::support::noise;
-use crate::trap::{Verdict, supervise};
+use crate::task::Task;
+use crate::trap::{Call, Verdict, supervise};
 use crate::verify::check;
 use crate::volume::{Kind, may_mount, memory_dir};
-use crate::work::{Expected, Op, Worker};
+use crate::work::Worker;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A small workload in which every step of making a store, importing and rebuilding occurs.
-pub(crate) const SMALL: &[Op] = &[Op::Open, Op::Import(2), Op::Keep(3), Op::Release(2), Op::Import(4), Op::Rebuild];
-
-/// Kills at the `n`th mutating call, counted from 0; whether it came to that many.
-fn kill_at(root: &Path, n: usize) -> bool {
+/// Kills at the `n`th mutating call, counted from 0.
+fn kill_at(task: &Task, root: &Path, n: usize) {
+    let mut expected = task.begin(root);
     let mut worker = Worker::trapped(root);
-    worker.send_all(SMALL);
+    worker.send_all(task.script);
     let calls = supervise(&worker.watch(), root, |at, _| if at == n { Verdict::Kill } else { Verdict::Allow });
-    let mut expected = Expected::default();
-    expected.after(SMALL, &worker.answers());
+    expected.after(task.script, &worker.answers());
     drop(worker);
     let call = calls.last().map(|c| c.label()).unwrap_or_default();
-    check(root, &expected).unwrap_or_else(|e| panic!("killed at call {n}, after '{call}': {e}"));
-    calls.len() == n
+    check(root, &expected).unwrap_or_else(|e| panic!("{}: killed at call {n}, after '{call}': {e}", task.name));
+    std::fs::remove_dir_all(root).expect("nothing is mounted there");
 }
 
-#[test]
-fn killed_at_every_mutating_call() {
+/// The numbers of the calls to be killed at: all, but in the short form none on a store that a repair makes for itself.
+fn moments(task: &Task, root: &Path) -> Vec<usize> {
+    task.begin(root);
+    let mut worker = Worker::trapped(root);
+    worker.send_all(task.script);
+    let calls = supervise(&worker.watch(), root, |_, _| Verdict::Allow);
+    drop(worker);
+    std::fs::remove_dir_all(root).expect("nothing is mounted there");
+    let counts = |call: &Call| long() || !call.label().contains("/SESSION/donor");
+    calls.iter().enumerate().filter(|(_, call)| counts(call)).map(|(n, _)| n).collect()
+}
+
+fn killed_at_every_mutating_call(task: &Task, least: usize) {
     if !may_mount() {
         return;
     }
@@ -36,15 +46,43 @@ fn killed_at_every_mutating_call() {
         let (dir, begin) = (memory_dir(), Instant::now());
         let mounted = fresh(*kind, dir.path());
         let root = mounted.store();
-        let mut count = 0;
-        while kill_at(&root, count) {
-            std::fs::remove_dir_all(&root).unwrap();
-            count += 1;
-        }
-        assert!(count > 100, "{count} calls are less than such a workload makes");
-        let (name, seconds) = (kind.name(), begin.elapsed().as_secs_f64());
-        println!("{name}: killed at each of {count} mutating calls in {seconds:.0} s");
+        let moments = moments(task, &root);
+        let count = moments.len();
+        moments.into_iter().for_each(|n| kill_at(task, &root, n));
+        assert!(count > least, "{count} calls are less than such a workload makes");
+        let (kind, name, seconds) = (kind.name(), task.name, begin.elapsed().as_secs_f64());
+        println!("{kind}: killed at each of {count} mutating calls of {name}, in {seconds:.0} s");
     }
+}
+
+#[test]
+fn killed_at_every_mutating_call_of_work() {
+    killed_at_every_mutating_call(&Task::small(), 200);
+}
+
+#[test]
+fn killed_at_every_mutating_call_of_a_repair() {
+    killed_at_every_mutating_call(&Task::mend(), 50);
+}
+
+/// What one of several processes does in a round: `own` is the first of four seeds that only it has.
+fn script(round: u64, process: u64, own: u64) -> Vec<Op> {
+    // One layer that all want, some of their own, and one to let go of.
+    let mut script = vec![
+        Op::Open,
+        Op::Import(round % 7),
+        Op::Commit(own),
+        Op::Keep(own + 1),
+        Op::Release(own + 1),
+        Op::Import(own + 2),
+    ];
+    match process {
+        // Those who collect garbage begin with what the rounds before left, and meet the others at different places.
+        0 => script.insert(1, Op::Gc),
+        1 => script.splice(2..2, [Op::Gc, Op::Adopt(own + 3), Op::Gc]).for_each(drop),
+        _ => script.insert(5, Op::Adopt(own + 3)),
+    }
+    script
 }
 
 /// Four processes on one store, all killed at a random moment; the store lives on to the next round.
@@ -55,32 +93,31 @@ fn killed_at_random_moments() {
     let (dir, begin) = (memory_dir(), Instant::now());
     let root = dir.path().join("store");
     let mut expected = Expected::default();
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut collected) = (0, 0);
     for round in 0..rounds {
         let random = noise(round, 2);
-        let script = |process: u64| {
-            let own = 100 + (round * PROCESSES + process) * 4;
-            // One layer that all want, some of their own, and one to let go of.
-            [Op::Open, Op::Import(round % 7), Op::Import(own), Op::Keep(own + 1), Op::Release(own), Op::Import(own + 2)]
-        };
+        let script = |process: u64| script(round, process, 100 + (round * PROCESSES + process) * 4);
         let mut workers: Vec<_> = (0..PROCESSES).map(|_| Worker::start(&root)).collect();
         (0..).zip(&mut workers).for_each(|(process, worker)| worker.send_all(&script(process)));
         std::thread::sleep(Duration::from_micros(u64::from(u16::from_le_bytes([random[0], random[1]])) * 5));
         workers.iter().for_each(Worker::kill);
         for (process, mut worker) in (0..).zip(workers) {
-            let answers = worker.answers();
+            let (script, answers) = (script(process), worker.answers());
             acknowledged += answers.len();
-            expected.after(&script(process), &answers);
+            collected += script.iter().zip(&answers).filter(|(op, _)| **op == Op::Gc).count();
+            expected.after(&script, &answers);
         }
         check(&root, &expected).unwrap_or_else(|e| panic!("round {round}: {e}"));
         // Verifying all that ever was would be quadratic: begin anew now and then.
         if round % 10 == 9 {
-            std::fs::remove_dir_all(&root).unwrap();
+            std::fs::remove_dir_all(&root).expect("nothing is mounted there");
             expected = Expected::default();
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
     println!(
-        "killed {PROCESSES} processes at {rounds} random moments, {acknowledged} acknowledgements, in {seconds:.0} s"
+        "killed {PROCESSES} processes at {rounds} random moments, {acknowledged} acknowledgements, {collected} of them of \
+         gc, in {seconds:.0} s"
     );
+    assert!(collected > 0, "no process came to collecting garbage");
 }

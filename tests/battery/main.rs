@@ -3,7 +3,7 @@
 //! The short form runs with all tests. The long form, which prints its counts:
 //!
 //! ```console
-//! # LAYERSTORE_LONG=1 cargo test --release --test battery -- --nocapture --test-threads 1
+//! # bash .ci/long battery
 //! ```
 //!
 //! Most of it needs root (mounts, loop devices, FUSE); without, it says `skipped`.
@@ -13,13 +13,17 @@
 mod build;
 mod disk;
 mod faults;
+mod full;
 mod kill;
+mod ops;
 mod power;
 mod shadow;
 mod strict;
 #[path = "../support/mod.rs"]
 mod support;
 mod sys;
+mod task;
+mod together;
 mod trap;
 mod verify;
 mod volume;

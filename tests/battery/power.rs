@@ -5,11 +5,12 @@
 //! acknowledged before the cut must be there.
 
 use crate::disk::{Disk, Event, Image};
-use crate::kill::SMALL;
+use crate::ops::{Answer, Expected, Op};
+use crate::task::Task;
 use crate::trap::{Call, Verdict, supervise};
 use crate::verify::check;
 use crate::volume::{Kind, Mounted, may_mount, memory_dir};
-use crate::work::{Answer, Expected, Op, Worker};
+use crate::work::Worker;
 use crate::{long, support::noise, sys};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ pub(crate) struct Recording {
     kind: Kind,
     base: Image,
     log: Vec<Event>,
+    /// What must be there before the first operation, and the log's length then.
+    before: (Expected, usize),
     /// For each operation, the log's length when it began and when it was acknowledged.
     ops: Vec<(Op, usize, usize)>,
     dir: TempDir,
@@ -37,8 +40,8 @@ struct Cut {
 /// Decides what becomes of a worker's system call, by its number.
 type Decide<'d> = dyn FnMut(usize, &Call) -> Verdict + Send + 'd;
 
-/// Lets a worker do `script` on a new file system of `kind`, deciding about its calls if there is someone to.
-pub(crate) fn record(kind: Kind, script: &[Op], decide: Option<&mut Decide<'_>>) -> Recording {
+/// Lets a worker do its task on a new file system of `kind`, deciding about its calls if there is someone to.
+pub(crate) fn record(kind: Kind, task: &Task, decide: Option<&mut Decide<'_>>) -> Recording {
     let dir = memory_dir();
     let path = |name: &str| dir.path().join(name);
     kind.format(&path("base"), &[]);
@@ -47,6 +50,9 @@ pub(crate) fn record(kind: Kind, script: &[Op], decide: Option<&mut Decide<'_>>)
     let disk = Disk::serve(base.clone(), &path("disk"));
     let mounted = Mounted::mount(kind, &path("disk"), &path("mounted")).expect("a new file system");
     let root = mounted.store();
+    let expected = task.begin(&root);
+    rustix::fs::syncfs(File::open(&mounted.dir).expect("a mounted file system")).expect("a sound disk");
+    let (before, script) = ((expected, disk.position()), task.script);
     let ops = match decide {
         None => follow(&mut Worker::start(&root), script, &disk),
         Some(decide) => {
@@ -65,7 +71,7 @@ pub(crate) fn record(kind: Kind, script: &[Op], decide: Option<&mut Decide<'_>>)
     drop(mounted);
     let mut log = disk.into_log();
     log.truncate(end);
-    Recording { kind, base, log, ops, dir }
+    Recording { kind, base, log, before, ops, dir }
 }
 
 /// Gives the worker one operation after the other; stops at one that fails, which a skipped sync may cause.
@@ -85,7 +91,7 @@ fn follow(worker: &mut Worker, script: &[Op], disk: &Disk) -> Vec<(Op, usize, us
 
 impl Recording {
     fn expected(&self, at: usize) -> Expected {
-        let mut expected = Expected::default();
+        let mut expected = self.before.0.clone();
         for (op, begun, done) in &self.ops {
             if *begun <= at {
                 expected.begun(*op);
@@ -99,14 +105,15 @@ impl Recording {
 
     /// One cut before every flush, when most may be lost, and one at the end.
     fn at_flushes(&self) -> Vec<Cut> {
-        let flushes = self.log.iter().enumerate().filter(|(_, e)| matches!(e, Event::Flush)).map(|(n, _)| n);
+        let flushes = (self.before.1..self.log.len()).filter(|at| matches!(self.log[*at], Event::Flush));
         flushes.chain([self.log.len()]).map(|at| Cut { at, seed: None }).collect()
     }
 
     fn at_random(&self, count: u64) -> Vec<Cut> {
         let cut = |seed| {
             let random = u64::from_le_bytes(noise(seed, 8).try_into().expect("eight bytes"));
-            Cut { at: random as usize % (self.log.len() + 1), seed: Some(seed) }
+            let first = self.before.1;
+            Cut { at: first + random as usize % (self.log.len() + 1 - first), seed: Some(seed) }
         };
         (0..count).map(cut).collect()
     }
@@ -152,26 +159,36 @@ impl Recording {
     }
 }
 
-fn cut_power(kind: Kind, cuts: u64) {
+fn cut_power(kind: Kind, cuts: usize) {
     if !may_mount() || !kind.is_there() {
         return;
     }
-    let (begin, mut done, mut flushes, mut run) = (Instant::now(), 0, 0, 0);
-    while done < cuts {
-        let recording = record(kind, SMALL, None);
-        let (every, random) = (recording.at_flushes(), recording.at_random(cuts.div_ceil(2).min(500)));
+    let (begin, tasks) = (Instant::now(), Task::all());
+    let (mut done, mut flushes) = (0, 0);
+    for run in 0.. {
+        if done >= cuts {
+            break;
+        }
+        // Of a repair, which is shorter, a quarter.
+        let (task, share) = if run % 2 == 0 { (&tasks[0], cuts * 3 / 4) } else { (&tasks[1], cuts.div_ceil(4)) };
+        let recording = record(kind, task, None);
+        let share = share.min(1000).min(cuts - done);
+        let mut every = recording.at_flushes();
+        // All of them if they are no more than half.
+        let step = (every.len() / (share / 2).max(1)).max(1);
+        every = every.into_iter().step_by(step).take(share).collect();
         flushes += every.len();
-        for cut in every.iter().chain(&random).take((cuts - done) as usize) {
+        let random = recording.at_random((share - every.len()) as u64);
+        for cut in every.iter().chain(&random) {
             recording.verify(cut).unwrap_or_else(|e| {
-                let (at, of, seed) = (cut.at, recording.log.len(), cut.seed);
-                panic!("{}: power cut at {at} of {of} writes and flushes, seed {seed:?}: {e}", kind.name())
+                let (at, of, seed, task) = (cut.at, recording.log.len(), cut.seed, task.name);
+                panic!("{}: {task}: cut at {at} of {of} writes and flushes, seed {seed:?}: {e}", kind.name())
             });
             done += 1;
         }
-        run += 1;
     }
     let (name, seconds) = (kind.name(), begin.elapsed().as_secs_f64());
-    println!("{name}: {done} power cuts in {run} runs, {flushes} of them at flushes, in {seconds:.0} s");
+    println!("{name}: {done} power cuts, {flushes} of them at flushes, in {seconds:.0} s");
 }
 
 #[test]
@@ -195,14 +212,18 @@ fn shut_down(kind: Kind, times: u64) {
         return;
     }
     let begin = Instant::now();
-    let mut acknowledged = 0;
+    let (mut acknowledged, tasks) = (0, Task::all());
     for n in 0..times {
+        // A third of them during a repair.
+        let task = &tasks[usize::from(n % 3 == 2)];
         let dir = memory_dir();
         let path = |name: &str| -> PathBuf { dir.path().join(name) };
         kind.format(&path("disk"), &[]);
         let mounted = Mounted::mount(kind, &path("disk"), &path("mounted")).expect("a new file system");
+        let mut expected = task.begin(&mounted.store());
+        rustix::fs::syncfs(File::open(&mounted.dir).expect("a mounted file system")).expect("a sound disk");
         let mut worker = Worker::start(&mounted.store());
-        worker.send_all(SMALL);
+        worker.send_all(task.script);
         std::thread::sleep(Duration::from_micros(u64::from(noise(n, 1)[0]) * 1000));
         let handle = File::open(&mounted.dir).expect("a mounted file system");
         sys::shut_down(&handle, n % 2 == 0).expect("a file system that can be shut down");
@@ -212,11 +233,10 @@ fn shut_down(kind: Kind, times: u64) {
         // What was answered before is a beginning of the script; the rest failed.
         let done = answers.iter().take_while(|a| matches!(a, Answer::Done(_))).count();
         acknowledged += done;
-        let mut expected = Expected::default();
-        expected.after(&SMALL[..(done + 1).min(SMALL.len())], &answers[..done]);
+        expected.after(&task.script[..(done + 1).min(task.script.len())], &answers[..done]);
         let result = Mounted::mount(kind, &path("disk"), &path("mounted"));
         let result = result.and_then(|mounted| check(&mounted.store(), &expected));
-        result.unwrap_or_else(|e| panic!("{}: shut down {n}: {e}", kind.name()));
+        result.unwrap_or_else(|e| panic!("{}: {}: shut down {n}: {e}", kind.name(), task.name));
     }
     let (name, seconds) = (kind.name(), begin.elapsed().as_secs_f64());
     println!("{name}: shut down {times} times, {acknowledged} acknowledgements before, in {seconds:.0} s");

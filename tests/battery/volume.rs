@@ -65,7 +65,12 @@ impl Kind {
 
     /// Makes one in a file.
     pub(crate) fn format(self, path: &Path, options: &[&str]) {
-        File::create(path).and_then(|f| f.set_len(self.size())).expect("an image file");
+        self.format_sized(path, self.size(), options);
+    }
+
+    /// Makes one of this size, which must not be less than mkfs makes.
+    pub(crate) fn format_sized(self, path: &Path, size: u64, options: &[&str]) {
+        File::create(path).and_then(|f| f.set_len(size)).expect("an image file");
         let quiet = if self == Self::Ext4 { ["-q", "-F"] } else { ["-q", "-f"] };
         run(Command::new(format!("mkfs.{}", self.name())).args(quiet).args(options).arg(path));
     }

@@ -3,159 +3,18 @@
 //! A worker is this test binary run again as a process of its own, so that it can be killed, stopped, starved and
 //! watched without harm to the test. An operation counts as acknowledged when the test has read the worker's answer.
 
-use crate::build;
-use crate::support::{self, noise, words};
+use crate::ops::{Answer, Op};
 use crate::sys;
-use layerstore::{Digest, ImportOptions, OpenOptions, RebuildOptions, Result, Store};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeSet;
-use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
 /// Where the worker's store is; set only for workers.
 const ROOT: &str = "LAYERSTORE_BATTERY_ROOT";
 /// Whether the worker's system calls are to be intercepted.
 const TRAPPED: &str = "LAYERSTORE_BATTERY_TRAPPED";
-
-/// Something a worker does. Layers are named by the seed of [`layer`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
-    /// Opens the store, making it if it is not there.
-    Open,
-    /// Imports a layer.
-    Import(u64),
-    /// Imports a layer and keeps its blob.
-    Keep(u64),
-    /// Lets go of a layer, so that it may be collected.
-    Release(u64),
-    /// Makes the database anew.
-    Rebuild,
-    /// The operation before this one once more if it failed, else nothing.
-    Again,
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Open => write!(f, "open"),
-            Self::Import(seed) => write!(f, "import {seed}"),
-            Self::Keep(seed) => write!(f, "keep {seed}"),
-            Self::Release(seed) => write!(f, "release {seed}"),
-            Self::Rebuild => write!(f, "rebuild"),
-            Self::Again => write!(f, "again"),
-        }
-    }
-}
-
-impl Op {
-    fn parse(line: &str) -> Self {
-        let (word, seed) = line.trim().split_once(' ').unwrap_or((line.trim(), "0"));
-        let seed = seed.parse().expect("a number");
-        match word {
-            "open" => Self::Open,
-            "import" => Self::Import(seed),
-            "keep" => Self::Keep(seed),
-            "release" => Self::Release(seed),
-            "rebuild" => Self::Rebuild,
-            "again" => Self::Again,
-            _ => panic!("no such operation: {line}"),
-        }
-    }
-
-    fn run(self, root: &Path, store: &mut Option<Store>) -> Result<()> {
-        if self == Self::Rebuild {
-            *store = None;
-            let options = RebuildOptions::default().threads(support::THREADS);
-            let report = Store::rebuild(root, &options, &())?;
-            assert!(report.is_clean() && report.unsalvaged.is_empty(), "{report:?}");
-            return Ok(());
-        }
-        if store.is_none() || self == Self::Open {
-            *store = None;
-            *store = Some(Store::open_with(root, &OpenOptions::default())?);
-        }
-        let Some(store) = store else { return Ok(()) };
-        let options = ImportOptions::default().threads(support::THREADS).patience(Duration::from_secs(30));
-        match self {
-            Self::Open | Self::Again | Self::Rebuild => Ok(()),
-            Self::Import(seed) => store.import_layer(&layer(seed)[..], &options, &()).map(drop),
-            Self::Keep(seed) => store.import_layer(&layer(seed)[..], &options.keep_blobs(true), &()).map(drop),
-            Self::Release(seed) => store.release_layer(&diff_id(seed)),
-        }
-    }
-}
-
-/// A small layer: files of its own, files it shares with its neighbour, and for every fourth seed enough that a pack
-/// is written in several pieces.
-pub(crate) fn layer(seed: u64) -> Vec<u8> {
-    let own = (0..4).map(|n| build::file(format!("{seed}/small{n}"), words(seed * 10 + n, 1500)));
-    let shared = (0..3).map(|n| build::file(format!("shared{n}"), words(seed / 2 * 10 + n, 900)));
-    let large = [
-        build::file(format!("{seed}/large"), noise(seed, if seed % 4 == 3 { 1_400_000 } else { 70_000 })),
-        build::file("shared-large", noise(1000 + seed / 2, 90_000)),
-    ];
-    let parts: Vec<_> = [build::dir(&format!("{seed}/"))].into_iter().chain(own).chain(shared).chain(large).collect();
-    [parts.concat(), vec![0; 1024]].concat()
-}
-
-pub(crate) fn diff_id(seed: u64) -> Digest {
-    Digest::of(&layer(seed))
-}
-
-/// What must be in a store.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Expected {
-    /// It was acknowledged that there is a store.
-    pub(crate) made: bool,
-    /// Layers that were acknowledged, and that nobody has begun to let go of.
-    pub(crate) layers: BTreeSet<u64>,
-}
-
-impl Expected {
-    /// The operation is about to begin.
-    pub(crate) fn begun(&mut self, op: Op) {
-        if let Op::Release(seed) = op {
-            self.layers.remove(&seed);
-        }
-    }
-
-    pub(crate) fn acknowledged(&mut self, op: Op) {
-        self.made = true;
-        if let Op::Import(seed) | Op::Keep(seed) = op {
-            self.layers.insert(seed);
-        }
-    }
-
-    /// After a worker was given `script` and gave `answers`.
-    pub(crate) fn after(&mut self, script: &[Op], answers: &[Answer]) {
-        for (n, op) in script.iter().enumerate() {
-            self.begun(*op);
-            match answers.get(n) {
-                Some(Answer::Done(op)) => self.acknowledged(*op),
-                Some(Answer::Failed { .. }) => {}
-                None => break,
-            }
-        }
-        // What is let go of later in the script may have been when the worker died.
-        script.iter().skip(answers.len()).take(1).for_each(|op| self.begun(*op));
-    }
-}
-
-/// What a worker says of an operation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// For [`Op::Again`], the operation that was done again or needed not be.
-    Done(Op),
-    Failed {
-        op: Op,
-        kind: String,
-        message: String,
-    },
-}
 
 /// Serves operations if this process is a worker.
 pub(crate) fn serve() {

@@ -8,7 +8,7 @@ const COMPLAINTS: u32 = 100;
 
 /// Queries that count rows which others do not bear out, and what such rows are. Every one of them holds in each
 /// committed state, so gc and imports meanwhile cause none.
-const CONTRADICTIONS: [(&str, &str); 7] = [
+const CONTRADICTIONS: [(&str, &str); 8] = [
     (
         "SELECT count(*) FROM members m WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE n = m.chunk) \
          AND NOT EXISTS (SELECT 1 FROM dead_chunks WHERE n = m.chunk)",
@@ -41,6 +41,12 @@ const CONTRADICTIONS: [(&str, &str); 7] = [
         "SELECT count(*) FROM lease_refs r WHERE kind NOT IN (1, 2, 3) \
          OR NOT EXISTS (SELECT 1 FROM leases WHERE n = r.lease)",
         "what no lease keeps",
+    ),
+    (
+        "SELECT count(*) FROM sqlite_sequence \
+         WHERE name = 'snapshots' AND seq < (SELECT coalesce(max(n), 0) FROM snapshots) \
+         OR name = 'leases' AND seq < (SELECT coalesce(max(n), 0) FROM leases)",
+        "numbers that would be used twice",
     ),
 ];
 

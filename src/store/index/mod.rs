@@ -43,7 +43,7 @@ use std::time::Duration;
 
 /// `application_id` of the database: "LSdb".
 const APPLICATION_ID: i64 = 0x4c53_6462;
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 /// How long a writer waits for another process's transaction; those take milliseconds.
 const BUSY: Duration = Duration::from_secs(60);
 /// The WAL is cut back to this size after a checkpoint, so that it does not count as lasting disk use.
@@ -53,7 +53,8 @@ const WAL_LIMIT: i64 = 1 << 20;
 const CHECKPOINT: i64 = 8192;
 
 /// What each version added to the one before.
-const SCHEMA: [&str; 2] = [include_str!("../schema-1.sql"), include_str!("../schema-2.sql")];
+const SCHEMA: [&str; 3] =
+    [include_str!("../schema-1.sql"), include_str!("../schema-2.sql"), include_str!("../schema-3.sql")];
 
 /// One connection. Not shared between threads; [`crate::Store`] keeps a pool.
 pub(crate) struct Index {
@@ -134,6 +135,11 @@ impl Index {
             (0, 0) if create => Self::upgrade(&mut db).map_err(db_error("create"))?,
             (APPLICATION_ID, SCHEMA_VERSION) => {}
             (APPLICATION_ID, 1) => Self::upgrade(&mut db).map_err(db_error("upgrade"))?,
+            (APPLICATION_ID, 2) => match Self::upgrade(&mut db).map_err(db_error("upgrade")) {
+                // Version 3 only finds more damage: a disk that is full must not keep anyone from reading.
+                Err(e) if e.kind() != ErrorKind::Io => return Err(e),
+                _ => {}
+            },
             (APPLICATION_ID, version) => {
                 let e = Error::new(ErrorKind::Unsupported, "the store's database is of another version");
                 return Err(e.expected(SCHEMA_VERSION).actual(version));

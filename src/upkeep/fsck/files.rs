@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::format::erofs::read::Image;
 use crate::id::ContentId;
 use crate::observe::check;
-use crate::store::{Index, LayerInfo, chunk_refs};
+use crate::store::{Index, chunk_refs};
 use crate::sys::publish::io_error;
 use crate::upkeep::verify::sha256;
 use std::collections::{BTreeMap, HashSet};
@@ -34,7 +34,7 @@ impl Check<'_> {
                 self.report.findings[number].chunk = Some(id);
             }
             if self.report.findings.len() == first
-                && let Err(e) = uncancelled(self.record(&layer))?
+                && let Err(e) = uncancelled(self.record(&layer.diff_id))?
             {
                 self.found(DamageKind::Record, &path, &e);
             }
@@ -44,8 +44,8 @@ impl Check<'_> {
     }
 
     /// A record whose sums are right: whether the database says the same, and, in full, whether it can be decoded.
-    fn record(&self, layer: &LayerInfo) -> Result<()> {
-        let layer = self.store.layer(&layer.diff_id)?;
+    pub(super) fn record(&self, layer: &Digest) -> Result<()> {
+        let layer = self.store.layer(layer)?;
         if self.options.full {
             let mut entries = 0u64;
             for entry in layer.entries()? {
@@ -92,7 +92,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn blob(&self, path: &Path, digest: &Digest, size: Option<u64>) -> Result<()> {
+    pub(super) fn blob(&self, path: &Path, digest: &Digest, size: Option<u64>) -> Result<()> {
         let file = File::open(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => Error::corrupt("blob is missing"),
             _ => io_error("open", path, e),
@@ -151,7 +151,7 @@ impl Check<'_> {
 }
 
 /// Chunks that a layer refers to and the database cannot find, each once. The record's sums are checked on the way.
-fn missing(path: &Path, diff_id: &Digest, index: &Index) -> Result<Vec<(ContentId, String)>> {
+pub(super) fn missing(path: &Path, diff_id: &Digest, index: &Index) -> Result<Vec<(ContentId, String)>> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt("layer record is missing"),
         _ => io_error("open", path, e),

@@ -1,5 +1,6 @@
 //! Whom damage hurts, and whether it is still there.
 
+use super::files::missing;
 use super::{Check, DamageKind, Finding, FsckReport};
 use crate::digest::Digest;
 use crate::error::Result;
@@ -7,6 +8,9 @@ use crate::observe::check;
 use crate::store::{ImageInfo, Index, chain_ids, chunk_refs};
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
+
+/// How often to look at what seems damaged and may be in the middle of being removed or brought back.
+const LOOKS: u32 = 3;
 
 impl Check<'_> {
     /// What there is to say when the database cannot be opened: the layers are those that have a record.
@@ -85,22 +89,36 @@ impl Check<'_> {
         if let Some(n) = self.of_snapshots.get(&number) {
             return self.snapshot_needs(index, *n, &finding.file);
         }
-        let layers = || finding.layers.iter().any(|layer| index.layer(layer).map_or(true, |found| found.is_some()));
         match (finding.kind, &finding.chunk) {
             (DamageKind::Chunk | DamageKind::Database, Some(id)) => index.chunk(id).map_or(true, |found| {
                 let offset = |location: crate::format::pack::Location| u64::from(location.block) * 4096;
                 found.is_some_and(|location| finding.offset.is_none_or(|at| at == offset(location)))
             }),
-            (DamageKind::Record, _) => layers(),
-            (DamageKind::Blob, _) => self.has_blob(index, finding),
+            // What was removed may have been brought back since, sound.
+            (DamageKind::Record, _) => (0..LOOKS).all(|_| self.is_record_damaged(index, finding)),
+            (DamageKind::Blob, _) => (0..LOOKS).all(|_| self.is_blob_damaged(index, finding)),
             (DamageKind::Image, _) => finding.file.exists(),
             _ => true,
         }
     }
 
-    fn has_blob(&self, index: &Index, finding: &Finding) -> bool {
+    /// Whether a layer that is still there has a record that is still damaged.
+    fn is_record_damaged(&self, index: &Index, finding: &Finding) -> bool {
+        let damaged = |layer: &Digest| {
+            let whole = missing(&self.store.record_path(layer), layer, index).is_ok_and(|missing| missing.is_empty());
+            !(whole && self.record(layer).is_ok())
+        };
+        let there = |layer: &Digest| index.layer(layer).map_or(true, |found| found.is_some());
+        finding.layers.iter().any(|layer| damaged(layer) && there(layer))
+    }
+
+    /// Whether a blob is still damaged, and something needs it still.
+    fn is_blob_damaged(&self, index: &Index, finding: &Finding) -> bool {
         let (Ok(images), Ok(kept)) = (index.images(), index.kept_blobs()) else { return true };
-        let path = |digest: &Digest| self.store.blob_path(digest) == finding.file;
-        images.iter().any(|image| path(&image.config) || path(&image.manifest)) || kept.iter().any(|b| path(&b.digest))
+        let is = |digest: &Digest| self.store.blob_path(digest) == finding.file;
+        let of_images = images.iter().flat_map(|image| [&image.config, &image.manifest]).find(|digest| is(digest));
+        let kept = kept.iter().find(|blob| is(&blob.digest));
+        let Some(digest) = of_images.or(kept.map(|blob| &blob.digest)) else { return false };
+        self.blob(&finding.file, digest, kept.map(|blob| blob.size)).is_err()
     }
 }

@@ -10,20 +10,23 @@ use std::ops::Range;
 /// Chunks moved in one transaction, which others wait for.
 const BATCH: usize = 16 << 10;
 
-/// Moves chunks that no layer needs to the dead. Returns how many.
-pub(super) fn kill(store: &Store, observer: &dyn Observer) -> Result<u64> {
+/// Moves chunks that no layer needs to the dead, no more than `most`. Returns how many.
+pub(super) fn kill(store: &Store, most: usize, observer: &dyn Observer) -> Result<u64> {
     let layers = store.with_index(|index| index.layers())?.into_iter().map(|l| l.diff_id).collect();
     let mut marker = Marker::new(store, layers, observer)?;
     let mut killed = 0;
     while let Some(mut marks) = marker.next()? {
         let mut dead: Vec<ChunkRow> = Vec::new();
         marks.for_each_chunk(store, observer, |chunk, alive| {
-            dead.extend((!alive).then_some(*chunk));
+            dead.extend((!alive && dead.len() < most).then_some(*chunk));
             Ok(())
         })?;
         for batch in dead.chunks(BATCH) {
             check(observer)?;
             killed += store.with_index(|index| index.write(|change| kill_batch(store, change, &mut marks, batch)))?;
+        }
+        if killed >= most as u64 {
+            break;
         }
     }
     Ok(killed)

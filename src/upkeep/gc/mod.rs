@@ -24,7 +24,7 @@ pub(super) use marks::{PrefixMap, for_each_ref, for_each_row, passes};
 pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 
 use crate::error::Result;
-use crate::observe::{Observer, check};
+use crate::observe::Observer;
 use crate::snapshot::forget_implied;
 use crate::store::Store;
 use crate::sys::lock::Lock;
@@ -33,14 +33,24 @@ use files::Removal;
 use marks::Marker;
 use space::Space;
 
+/// Chunks that one transaction may move on a full disk: each may touch several pages, and all have to fit into the reserve.
+const FEW: usize = 32;
+
 impl Store {
     /// What [`gc`](Self::gc) would remove now. Changes nothing.
     ///
     /// # Errors
-    /// `Corrupt` if a layer's record cannot be read: as long as it is unknown what a layer needs, nothing may go.
+    /// `Corrupt` if a layer's record cannot be read: as long as it is unknown what a layer needs, nothing may go. A
+    /// damaged pack is none: it stays as it is, and the plan names it.
     /// `Busy` if another process collects garbage for longer than the options' patience.
     pub fn gc_plan(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
-        let _lock = self.lock_gc(options, observer)?;
+        self.with_reserve(|| {
+            let _lock = self.lock_gc(options, observer)?;
+            self.plan_gc(observer)
+        })
+    }
+
+    fn plan_gc(&self, observer: &dyn Observer) -> Result<GcPlan> {
         forget_implied(self)?;
         let found = find::all(self, &MountTables::read())?;
         let mut plan = GcPlan { garbage: found.garbage, ..GcPlan::default() };
@@ -58,9 +68,9 @@ impl Store {
             })?;
         }
         space.protect(&self.image_ranges(&found.kept_images)?);
-        for pack in space.packs() {
-            check(observer)?;
-            let free = self.pack_space(&space, pack)?;
+        let spaces = self.spaces(&space, observer)?;
+        plan.damaged = spaces.damaged;
+        for (_, free) in spaces.packs {
             plan.punch += free.punch;
             plan.garbage.extend(free.garbage);
         }
@@ -73,19 +83,35 @@ impl Store {
     /// `Busy` if another process collects garbage for longer than the options' patience; `Corrupt` as
     /// [`gc_plan`](Self::gc_plan); `Io`; `Cancelled`. What was removed until then stays removed, and nothing is lost.
     pub fn gc(&self, plan: &GcPlan, options: &GcOptions, observer: &dyn Observer) -> Result<GcReport> {
-        let _lock = self.lock_gc(options, observer)?;
-        self.sweep()?;
-        self.end_leases()?;
+        let _lock = self.with_reserve(|| self.lock_gc(options, observer))?;
         let mut report = GcReport::default();
+        // On a full disk there is no room for a transaction on many chunks: with what is kept in reserve some of them go,
+        // and then there is.
+        let mut tries = 0;
+        let mut done = self.with_reserve(|| {
+            tries += 1;
+            self.collect(plan, if tries == 1 { usize::MAX } else { FEW }, observer, &mut report)
+        });
+        if tries > 1 && done.is_ok() {
+            done = self.collect(plan, usize::MAX, observer, &mut report);
+        }
+        self.refill_reserve();
+        done.map(|()| report)
+    }
+
+    /// All that gc does, but that no more than `most` chunks die.
+    fn collect(&self, plan: &GcPlan, most: usize, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
+        self.sweep()?;
+        self.sweep_locks()?;
+        self.end_leases()?;
         let removal = Removal::begin(self, plan)?;
         removal.rows()?;
-        removal.files(observer, &mut report)?;
+        removal.files(observer, report)?;
         removal.stale()?;
         drop(removal);
-        report.chunks = chunks::kill(self, observer)?;
+        report.chunks += chunks::kill(self, most, observer)?;
         report.waiting = chunks::bury(self, observer)?;
-        self.give_space_back(observer, &mut report)?;
-        Ok(report)
+        self.give_space_back(observer, report)
     }
 
     fn lock_gc(&self, options: &GcOptions, observer: &dyn Observer) -> Result<Lock> {

@@ -1,5 +1,6 @@
 //! What gc will remove, and what it has removed, as values.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How to collect garbage. Start from `GcOptions::default()`.
@@ -79,6 +80,9 @@ pub struct GcPlan {
     pub chunks: u64,
     /// Disk given back by punching holes into packs that stay.
     pub punch: u64,
+    /// Packs that are damaged, so that nobody knows where their tables begin: they stay as they are until they are
+    /// repaired.
+    pub damaged: Vec<PathBuf>,
 }
 
 impl GcPlan {
@@ -108,6 +112,8 @@ pub struct GcReport {
     pub waiting: u64,
     /// Disk that could not be given back, because the file system cannot punch holes.
     pub unpunched: u64,
+    /// Packs that are damaged and were left as they are, even if no chunk in them is needed.
+    pub damaged: Vec<PathBuf>,
 }
 
 impl GcReport {

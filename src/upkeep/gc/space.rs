@@ -3,7 +3,7 @@
 //! Which blocks chunks have is a bitmap, 32 MiB for each TiB of packs.
 
 use super::plan::{Garbage, GarbageKind, GcReport};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::erofs::read::Image;
 use crate::format::pack::{BLOCK, FOOTER_LEN, Footer};
 use crate::observe::{Observer, check};
@@ -47,6 +47,13 @@ impl PackSpace {
     fn is_any(&self) -> bool {
         self.garbage.is_some() || self.punch > 0
     }
+}
+
+/// What is known of packs, and those that are damaged.
+#[derive(Default)]
+pub(super) struct Spaces {
+    pub(super) packs: Vec<(Pack, PackSpace)>,
+    pub(super) damaged: Vec<PathBuf>,
 }
 
 impl Space {
@@ -112,7 +119,7 @@ impl Space {
 
 impl Store {
     /// What of a pack could be given back.
-    pub(super) fn pack_space(&self, space: &Space, pack: Pack) -> Result<PackSpace> {
+    fn pack_space(&self, space: &Space, pack: Pack) -> Result<PackSpace> {
         let (path, file, table) = self.open_pack(pack)?;
         let Some(free) = space.free(pack, table) else {
             let bytes = file.metadata().map_err(|e| io_error("stat", &path, e))?.blocks() * 512;
@@ -125,6 +132,20 @@ impl Store {
             punch += bytes(&allocated(&file, &path, range.start * BLOCK..range.end * BLOCK)?);
         }
         Ok(PackSpace { garbage: None, punch })
+    }
+
+    /// What of each pack could be given back. What is damaged keeps all it has: nobody knows where its table begins.
+    pub(super) fn spaces(&self, space: &Space, observer: &dyn Observer) -> Result<Spaces> {
+        let mut spaces = Spaces::default();
+        for pack in space.packs() {
+            check(observer)?;
+            match self.pack_space(space, pack) {
+                Ok(free) => spaces.packs.push((pack, free)),
+                Err(e) if e.kind() == ErrorKind::Corrupt => spaces.damaged.push(self.pack_path(pack.base)),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(spaces)
     }
 
     /// The file of a pack and the block its table begins at.
@@ -146,13 +167,14 @@ impl Store {
     /// Removes packs that no chunk is in and punches out what no chunk has of the others.
     pub(super) fn give_space_back(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
         let mut space = self.with_index(|index| index.view(|index| taken(index, observer)))?;
-        let free = |pack| Ok(self.pack_space(&space, pack)?.is_any());
-        if !space.packs().map(free).collect::<Result<Vec<bool>>>()?.contains(&true) {
+        let spaces = self.spaces(&space, observer)?;
+        report.damaged = spaces.damaged;
+        if !spaces.packs.iter().any(|(_, free)| free.is_any()) {
             return Ok(());
         }
         // What images show has a chunk, dead at least, unless the database was rebuilt.
         space.protect(&self.image_ranges(&super::find::images(self)?)?);
-        for pack in space.packs() {
+        for (pack, _) in spaces.packs {
             check(observer)?;
             let (path, file, table) = self.open_pack(pack)?;
             match space.free(pack, table) {
@@ -171,7 +193,9 @@ impl Store {
             true => Ok(None),
             false => std::fs::remove_file(&path).map_err(|e| io_error("remove", &path, e)).map(|()| found),
         };
-        self.with_index(|index| index.write(unlink))
+        let removed = self.with_index(|index| index.write(unlink));
+        self.close_pack(pack.base);
+        removed
     }
 
     /// Blocks that metadata images refer to, ascending and disjoint.

@@ -40,8 +40,8 @@ impl Store {
     ///
     /// # Errors
     /// `Busy` if others have the store open for longer than the options' patience; `NotFound` if there is no store;
-    /// `FailedPrecondition` as [`open`](Self::open); `Corrupt` if `STORE` is damaged; `Cancelled`; `Io`. Then the store
-    /// is as it was.
+    /// `FailedPrecondition` as [`open`](Self::open); `Unsupported` for a store of another version; `Cancelled`; `Io`.
+    /// Then the store is as it was, but that a lost or damaged `STORE` may have been made anew.
     pub fn rebuild(root: impl AsRef<Path>, options: &RebuildOptions, observer: &dyn Observer) -> Result<RebuildReport> {
         let root = root.as_ref();
         rebuild(root, options, observer).map_err(|e| e.subject(format!("store {}", root.display())))
@@ -61,8 +61,9 @@ fn rebuild(root: &Path, options: &RebuildOptions, observer: &dyn Observer) -> Re
     make_dir(&old)?;
     make_dir(&new)?;
     let salvage = Salvage::read(&root.join("index.db"), &old)?;
-    let store = Store::draft(&root, &new, alone)?;
-    let mut rebuild = Rebuild { store: &store, salvage: &salvage, options, observer, report: RebuildReport::default() };
+    let (store, parameters) = Store::draft(&root, &new, alone)?;
+    let report = RebuildReport { parameters, ..RebuildReport::default() };
+    let mut rebuild = Rebuild { store: &store, salvage: &salvage, options, observer, report };
     rebuild.told();
     rebuild.packs()?;
     rebuild.layers()?;

@@ -1,5 +1,6 @@
 //! How to rebuild a database, and what came of it, as values.
 
+use crate::format::params::Chunking;
 use crate::upkeep::Finding;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -41,6 +42,9 @@ impl RebuildOptions {
 pub struct RebuildReport {
     /// Where the database is that was there before; its log, if it had one, lies beside it.
     pub set_aside: Option<PathBuf>,
+    /// What `STORE` says now if it was lost or damaged and had to be made anew: what it said before where a single byte was
+    /// damaged, else the default.
+    pub parameters: Option<Chunking>,
     /// What the database before could not be asked for, or not to the end: `layers`, `images`, `snapshots`.
     pub unsalvaged: Vec<&'static str>,
     /// Packs.

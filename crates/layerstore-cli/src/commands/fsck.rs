@@ -61,6 +61,7 @@ fn rebuild(context: &Context) -> Result<Vec<Finding>, Failure> {
             "packs": report.packs, "chunks": report.chunks, "bytes": report.bytes, "gone": report.gone,
             "damaged": report.damaged, "layers": report.layers, "images": report.images, "unnamed": report.unnamed,
             "blobs": report.blobs, "snapshots": report.snapshots, "lost_snapshots": lost,
+            "store_made_anew": report.parameters.is_some(),
         } }))?;
         return Ok(report.findings);
     }
@@ -77,6 +78,9 @@ fn rebuild(context: &Context) -> Result<Vec<Finding>, Failure> {
         if let Some(path) = &report.set_aside {
             out.line(format!("the old database is {}", path.display()))?;
         }
+    }
+    if report.parameters.is_some() {
+        out.line("STORE was lost or damaged and has been made anew")?;
     }
     if !report.unsalvaged.is_empty() {
         out.line(format!("not, or not all, to be had from the old database: {}", report.unsalvaged.join(", ")))?;

@@ -6,6 +6,7 @@ use crate::errors::Failure;
 use crate::output::{Table, size};
 use layerstore::{Garbage, GcOptions, GcPlan, GcReport};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 pub(crate) fn run(context: &Context, args: &Gc) -> Result<(), Failure> {
     let store = context.store()?;
@@ -27,6 +28,7 @@ fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
     if context.json() {
         return context.out().json(&json!({
             "garbage": to_json(&plan.garbage), "chunks": plan.chunks, "punch": plan.punch, "bytes": plan.bytes(),
+            "damaged": plan.damaged,
         }));
     }
     let mut table = Table::new(&["WHAT", "NAME", ">SIZE", "WHY"]);
@@ -40,7 +42,16 @@ fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
     if !plan.is_empty() {
         table.print(context.out(), "")?;
     }
+    tell_damaged(context, &plan.damaged)?;
     context.out().line(format!("{} would be freed", size(plan.bytes())))
+}
+
+fn tell_damaged(context: &Context, packs: &[PathBuf]) -> Result<(), Failure> {
+    for pack in packs {
+        let what = "it is damaged and stays as it is; see 'layerstore fsck' and 'layerstore repair'";
+        context.out().line(format!("{}: {what}", pack.display()))?;
+    }
+    Ok(())
 }
 
 fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
@@ -48,6 +59,7 @@ fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
         return context.out().json(&json!({
             "removed": to_json(&report.removed), "chunks": report.chunks, "punched": report.punched,
             "waiting": report.waiting, "unpunched": report.unpunched, "bytes": report.bytes(),
+            "damaged": report.damaged,
         }));
     }
     if context.quiet() {
@@ -67,5 +79,5 @@ fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
         let why = "this file system cannot punch holes";
         context.out().line(format!("{} stay in use: {why}", size(report.unpunched)))?;
     }
-    Ok(())
+    tell_damaged(context, &report.damaged)
 }
