@@ -69,7 +69,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
     /// How chunks are compressed: auto, raw, lz4, zstd[:LEVEL]
-    #[arg(long, value_name = "CODEC", default_value = "auto", value_parser = super::compress)]
+    #[arg(long, value_name = "CODEC", default_value = "auto")]
     pub(crate) compress: Compress,
     /// Threads of an import and an export [default: the CPUs there are]
     #[arg(long)]

@@ -59,7 +59,7 @@ pub(crate) struct Repair {
   layerstore recompress --json | jq .saved")]
 pub(crate) struct Recompress {
     /// How to compress: lz4, zstd:LEVEL (1 to 19)
-    #[arg(long, value_name = "CODEC", default_value = "zstd:9", value_parser = super::compress)]
+    #[arg(long, value_name = "CODEC", default_value = "zstd:9")]
     pub(crate) compress: Compress,
     /// Threads at work [default: the CPUs there are]
     #[arg(long)]
