@@ -14,7 +14,7 @@ use crate::format::record::{
 };
 use crate::id::ContentId;
 use crate::limits::Limits;
-use crate::snapshot::extract::{self, ExtractOptions, ExtractReport};
+use crate::snapshot::{ExtractOptions, ExtractReport, build_image, extract};
 use crate::store::{Change, Store};
 use crate::tar::{Parser, Sink};
 use crate::upkeep;
@@ -142,6 +142,19 @@ pub fn fill_index(store: &Store, chunks: u64) -> Result<()> {
 /// gc's marking alone: how many chunks layers need, and how many there are.
 pub fn mark(store: &Store) -> Result<(u64, u64)> {
     upkeep::mark(store)
+}
+
+/// The metadata image of layers.
+pub fn erofs_image(store: &Store, layers: &[Digest]) -> Result<Vec<u8>> {
+    build_image(store, &store.tree(layers)?)
+}
+
+/// Looks up every chunk by its id, one by one; how many there are.
+pub fn look_up_all(store: &Store) -> Result<u64> {
+    let ids: Vec<ContentId> =
+        store.with_index(|index| index.chunks_after(0, u32::MAX))?.into_iter().map(|row| row.id).collect();
+    store.with_index(|index| ids.iter().try_for_each(|id| index.chunk(id).map(drop)))?;
+    Ok(ids.len() as u64)
 }
 
 /// Reads, decodes and hashes every chunk on threads, and compares nothing; bytes of content.

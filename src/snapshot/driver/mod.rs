@@ -15,6 +15,8 @@ use crate::observe::Observer;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use image::build as build_image;
 pub(super) use select::open;
 
 /// Which driver serves snapshots.
