@@ -153,7 +153,7 @@ fn nothing_is_changed_by_a_layer_that_is_not_what_it_should_be() {
         vec![],
         vec![mount("ext4", &dir, &[])],
         vec![mount("bind", &dir, &["ro".into()])],
-        vec![bind(&dir), bind(&dir)].concat(),
+        [bind(&dir), bind(&dir)].concat(),
     ] {
         let e = store.apply_to(&mounts, &tar[..], &ImportOptions::default(), false, &()).expect_err("not such mounts");
         assert_eq!(e.kind(), ErrorKind::Unsupported);
