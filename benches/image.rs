@@ -7,13 +7,10 @@
 
 mod support;
 
-use flate2::read::MultiGzDecoder;
-use layerstore::{ImageSource, ImportOptions, Selector, Store};
-use std::fs::File;
-use std::io::{BufReader, Read};
+use layerstore::{ImportOptions, Selector, Store};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use support::{ROUNDS, source, timed};
+use support::{ROUNDS, inflate, peak_rss, source, timed};
 
 fn main() {
     let Some((layouts, base)) = support::images() else { return };
@@ -61,22 +58,4 @@ fn measure(layout: &Path, base: &Path, threads: NonZeroUsize) {
         tar / of(2),
         of(3)
     );
-}
-
-fn inflate(source: &ImageSource) {
-    let plan = source.select(&Selector::default()).expect("one image");
-    let mut buffer = vec![0; 1 << 20];
-    for layer in &plan.layers {
-        let blob = source.open_layer(layer).expect("the layer's blob");
-        let mut tar = MultiGzDecoder::new(BufReader::with_capacity(256 << 10, blob));
-        while tar.read(&mut buffer).expect("a sound gzip blob") > 0 {}
-    }
-}
-
-/// Peak resident memory so far, kB.
-fn peak_rss() -> u64 {
-    let mut status = String::new();
-    File::open("/proc/self/status").and_then(|mut f| f.read_to_string(&mut status)).expect("procfs");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM");
-    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }

@@ -7,9 +7,10 @@
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use layerstore::internals::{ChunkCodec, StoredChunk, cut, parse_tar};
+use layerstore::internals::{ChunkCodec, StoredChunk, cut, erofs_image, look_up_all, mark, parse_tar};
 use layerstore::{
-    BlobReader, BlobWriter, Chunking, Compress, Compression, ContentId, Digest, ImportOptions, Limits, Store,
+    BlobReader, BlobWriter, Chunking, Compress, Compression, ContentId, Digest, ExtractOptions, FsckOptions,
+    ImportOptions, Limits, Store,
 };
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -186,6 +187,33 @@ fn layers(blob: &[u8], tar: &[u8]) {
     group.finish();
 }
 
+/// What is done with a layer that is there; all in bytes of its tar a second.
+fn stored(blob: &[u8], tar: &[u8]) {
+    let mut criterion = criterion();
+    let mut group = group(&mut criterion, "store", tar.len());
+    let dir = directory();
+    let store = Store::open(dir.path().join("store")).expect("a store");
+    let (import, _) = store.import_layer(blob, &ImportOptions::default(), &()).expect("a layer");
+    let layers = [import.diff_id];
+    group.bench_function("apply", |b| b.iter(|| store.root(&layers).expect("a layer")));
+    group.bench_function("erofs", |b| b.iter(|| erofs_image(&store, &layers).expect("a layer").len()));
+    group.bench_function("lookup", |b| b.iter(|| look_up_all(&store).expect("chunks")));
+    group.bench_function("gc mark", |b| b.iter(|| mark(&store).expect("a sound store")));
+    for (name, full) in [("fsck", false), ("fsck full", true)] {
+        let options = FsckOptions::default().full(full);
+        group.bench_function(name, |b| b.iter(|| assert!(store.fsck(&options, &()).expect("fsck runs").is_clean())));
+    }
+    group.bench_function("extract", |b| {
+        let fresh = || tempfile::tempdir_in(dir.path()).expect("a directory");
+        let extract = |to: tempfile::TempDir| {
+            store.extract(&layers, &to.path().join("tree"), &ExtractOptions::default(), &()).expect("a layer");
+            to
+        };
+        b.iter_batched(fresh, extract, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
 fn criterion() -> Criterion {
     Criterion::default().configure_from_args().sample_size(10)
 }
@@ -203,6 +231,7 @@ fn stages(_: &mut Criterion) {
     chunks(&tar);
     blobs(&tar);
     layers(&blob, &tar);
+    stored(&blob, &tar);
 }
 
 criterion_group!(benches, stages);

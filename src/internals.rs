@@ -3,21 +3,26 @@
 use crate::chunk::cutter::Cutter;
 use crate::codec::chunk::{Compress, Decoder, Encoder};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryKind};
 use crate::format::erofs::{self, read::Image};
 use crate::format::item::{Extent, Item, ItemEncoder, Items, RefExtent};
-use crate::format::pack::{self, ADDRESS_LIMIT, BLOCK, Codec, FOOTER_LEN, Footer};
+use crate::format::pack::{self, ADDRESS_LIMIT, BLOCK, Codec, FOOTER_LEN, Footer, Location, TableChunk};
 use crate::format::params::Chunking;
 use crate::format::record::{
     self, BLOCK_HEADER_LEN, Block, BlockBuilder, BlockHeader, HEADER_LEN, TRAILER_LEN, Trailer,
 };
 use crate::id::ContentId;
 use crate::limits::Limits;
-use crate::snapshot::extract::{self, ExtractOptions, ExtractReport};
-use crate::store::Store;
+use crate::snapshot::{ExtractOptions, ExtractReport, build_image, extract};
+use crate::store::{Change, Store};
 use crate::tar::{Parser, Sink};
+use crate::upkeep;
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Cuts `content` as one file; the lengths of its chunks.
 pub fn cut(content: &[u8], chunking: &Chunking) -> Vec<usize> {
@@ -114,6 +119,70 @@ pub fn parse_tar(tar: &[u8]) -> Result<u64> {
     Ok(sink.entries)
 }
 
+/// Enters chunks that are nowhere into the index, in packs of a GiB that are nowhere either.
+pub fn fill_index(store: &Store, chunks: u64) -> Result<()> {
+    const BATCH: u64 = 500_000;
+    // A chunk of 100 kB of content takes some 12 blocks; above the addresses of what is imported later.
+    const BLOCKS: u64 = 12;
+    const BASE: u64 = 1 << 40;
+    let made_up = |n: u64| {
+        let block = (BASE / BLOCK + n * BLOCKS) as u32;
+        let location = Location { block, stored_len: 45_000, raw_len: 100_000, codec: Codec::Zstd };
+        TableChunk { id: ContentId::of(&n.to_le_bytes()), location, members: vec![] }
+    };
+    for first in (0..chunks).step_by(BATCH as usize) {
+        let batch = (first..chunks.min(first + BATCH)).map(made_up).collect();
+        store.with_index(|index| index.write(|change| change.add_chunks(batch)))?;
+    }
+    let len = (chunks * BLOCKS * BLOCK).next_multiple_of(1 << 30);
+    let packs = |change: &Change<'_>| (0..len >> 30).try_for_each(|n| change.add_pack(BASE + (n << 30), 1 << 30));
+    store.with_index(|index| index.write(packs))
+}
+
+/// gc's marking alone: how many chunks layers need, and how many there are.
+pub fn mark(store: &Store) -> Result<(u64, u64)> {
+    upkeep::mark(store)
+}
+
+/// The metadata image of layers.
+pub fn erofs_image(store: &Store, layers: &[Digest]) -> Result<Vec<u8>> {
+    build_image(store, &store.tree(layers)?)
+}
+
+/// Looks up every chunk by its id, one by one; how many there are.
+pub fn look_up_all(store: &Store) -> Result<u64> {
+    let ids: Vec<ContentId> =
+        store.with_index(|index| index.chunks_after(0, u32::MAX))?.into_iter().map(|row| row.id).collect();
+    store.with_index(|index| ids.iter().try_for_each(|id| index.chunk(id).map(drop)))?;
+    Ok(ids.len() as u64)
+}
+
+/// Reads, decodes and hashes every chunk on threads, and compares nothing; bytes of content.
+pub fn read_chunks(store: &Store, threads: NonZeroUsize) -> Result<u64> {
+    let mut raw_len = 0;
+    for (base, len) in store.with_index(|index| index.packs())? {
+        let file = File::open(store.pack_path(base)).map_err(|e| Error::io("open", e))?;
+        let rows = store.with_index(|index| index.chunks_in(&(base / BLOCK..(base + len) / BLOCK)))?;
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let (mut decoder, mut stored, mut raw) = (Decoder::new()?, vec![], vec![]);
+            while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+                stored.resize(row.location.stored_len as usize, 0);
+                file.read_exact_at(&mut stored, row.location.address()).map_err(|e| Error::io("read", e))?;
+                decoder.decode_into(row.location.codec, &mut stored, row.location.raw_len, &mut raw)?;
+                std::hint::black_box(ContentId::of(&raw));
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads.get()).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().expect("decoding does not panic"))
+        })?;
+        raw_len += rows.iter().map(|row| u64::from(row.location.raw_len)).sum::<u64>();
+    }
+    Ok(raw_len)
+}
+
 /// Any bytes as a pack's table and footer, with sums put right if the first byte is odd: what is accepted lies inside
 /// the pack, nothing overlaps, and it encodes to the same bytes.
 pub fn pack_table(input: &[u8]) {
@@ -160,13 +229,22 @@ pub fn layer_record(input: &[u8]) {
     let ids: Vec<_> = (0..flags >> 1).map(|n| ContentId::of(&[n])).collect();
     let Ok(items) = Items::new(input, &ids).collect::<Result<Vec<_>>>() else { return };
     let mut builder = BlockBuilder::<()> { items: encode(&items, &ids), refs: vec![(); ids.len()], segments: vec![] };
-    builder.segments.extend_from_slice(input);
+    let mut lens = items.iter().map(|item| match item {
+        Item::Entry { segment, .. } => *segment,
+        Item::Bytes(len) => *len,
+        Item::More { .. } => 0,
+    });
+    // More than a block may have is no record.
+    let segments = lens.try_fold(0u64, |n, len| n.checked_add(len).filter(|&n| n <= 1 << 20));
+    let Some(segments) = segments else { return };
+    builder.segments.resize(segments as usize, 7);
+    let segments = builder.segments.clone();
     let sealed = builder.seal(&ids).expect("sealing in memory");
     // A header states no more ids than entries have bytes, so few items with many ids are no record.
     let Ok(header) = BlockHeader::decode(&sealed.bytes[..BLOCK_HEADER_LEN]) else { return };
     let block = Block::decode(&header, &sealed.bytes[BLOCK_HEADER_LEN..]).expect("what was sealed can be read");
-    assert_eq!((&block.ids, &block.segments[..]), (&ids, input));
-    assert_eq!(block.items().collect::<Result<Vec<_>>>().expect("what was sealed can be read"), items);
+    assert_eq!((&block.ids, block.segments().expect("sealed")), (&ids, segments));
+    assert_eq!(block.items().expect("what was sealed can be read"), items);
 }
 
 fn whole_record(input: &[u8]) {
@@ -181,7 +259,7 @@ fn whole_record(input: &[u8]) {
         rest = &rest[BLOCK_HEADER_LEN..];
         let Some((payload, after)) = rest.split_at_checked(header.payload_len()) else { return };
         let Ok(block) = Block::decode(&header, payload) else { return };
-        block.items().for_each(drop);
+        let _ = (block.items(), block.segments());
         rest = after;
     }
 }

@@ -54,12 +54,12 @@ mod codec;
 mod digest;
 mod error;
 mod format;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod id;
 mod image;
-#[cfg(feature = "internals")]
+#[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod internals;
 mod layer;
@@ -82,6 +82,7 @@ pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
 pub use format::item::Extent;
 pub use format::params::Chunking;
 pub use id::ContentId;
+pub use image::additional::{AdditionalImage, AdditionalLayer, AdditionalLayers, AdditionalOptions};
 pub use image::append::AppendOptions;
 pub use image::export::{ExportOptions, ExportTarget, ImageExport};
 pub use image::import::ImageImport;
@@ -91,7 +92,7 @@ pub use image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, RawManifest,
 pub use image::source::{Detected, ImageSource, detect};
 pub use layer::{
     Changes, CreateOptions, Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport,
-    LayerImport, Root,
+    LayerImport, Root, Stage, StageTime, StageTimes, time_stages,
 };
 pub use limits::Limits;
 pub use observe::{Event, Observer};
@@ -103,8 +104,8 @@ pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,
-    ImageUsage, Keeper, PartOfChunk, RebuildOptions, RebuildReport, RepairOptions, RepairReport, RepairSource, Usage,
-    UsageByImage,
+    ImageUsage, Keeper, PartOfChunk, RebuildOptions, RebuildReport, RecompressOptions, RecompressReport, RepairOptions,
+    RepairReport, RepairSource, Usage, UsageByImage,
 };
 
 /// The examples of README.md, compiled and run with the tests.

@@ -1,7 +1,7 @@
 //! What the kernel shows of EROFS images whose files lie in packs, against what the layers say.
 //!
-//! Needs root; every test mounts in a mount namespace of its own. `fsck.erofs` (Debian's erofs-utils, which knows no
-//! zstd; `$LAYERSTORE_FSCK_EROFS` names a newer one) checks images where it is installed.
+//! Needs root; every test mounts in a mount namespace of its own. `fsck.erofs` checks images where it is installed; those of
+//! zstd where `$LAYERSTORE_FSCK_EROFS` names one that knows it (erofs-utils 1.8; `tests/tools/fsck-erofs.sh` gets it).
 
 mod support;
 

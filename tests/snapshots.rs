@@ -12,7 +12,9 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::namespaced;
+use support::layers::{Layer, assert_same, commit_chain, expected};
+use support::listing::list;
+use support::{inside, names, namespaced};
 
 const DRIVERS: [DriverKind; 3] = [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy];
 
@@ -441,4 +443,32 @@ fn a_chain_of_490_directories_mounts() {
         assert_eq!(fs::read_dir(root).expect("read").count(), 490);
         fs::write(root.join("f0"), "y").expect("written");
     });
+}
+
+/// What is bound to a layer needs nothing of what it stands on; what is mounted after all has it by then.
+#[test]
+fn unmade_snapshots_are_made_when_they_are_wanted() {
+    if !namespaced("unmade_snapshots_are_made_when_they_are_wanted") {
+        return;
+    }
+    for driver in DRIVERS {
+        let disk = support::disk_dir();
+        let root = disk.path().join("store");
+        let snapshots = support::layers::snapshotter(&root, driver);
+        let store = snapshots.store();
+        let low = Layer::new().dir("", 0o711).file("a", b"a").put(store);
+        let layers = [low, Layer::new().file("b", b"b").put(store)];
+        let below = commit_chain(&snapshots, &layers[..1]);
+        let made =
+            || ["images", "mounts", "trees"].map(|dir| names(&root, dir).iter().filter(|n| n.len() >= 64).count());
+        snapshots.prepare_unmade("applied", Some(&below), &Labels::new(), &()).expect("prepares");
+        snapshots.bind("applied", &layers[1]).expect("binds");
+        snapshots.commit("both", "applied", &CommitOptions::default(), &()).expect("commits");
+        assert_eq!(made(), [0; 3], "{driver}: nothing was wanted");
+
+        let mounts = snapshots.prepare_unmade("mounted", Some("both"), &Labels::new(), &()).expect("prepares");
+        layerstore::mount_all(&mounts, disk.path()).expect_err("there is nothing to mount");
+        assert_eq!(snapshots.mounts("mounted", &()).expect("makes it"), mounts);
+        inside(disk.path(), &mounts, |dir| assert_same(&expected(store, &layers), &list(dir)));
+    }
 }

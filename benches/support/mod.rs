@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "every bench uses a part")]
 
-use layerstore::{Detected, ImageSource, Limits, detect};
+use flate2::read::MultiGzDecoder;
+use layerstore::{Detected, ImageSource, Limits, Selector, detect};
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -42,4 +45,23 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let start = Instant::now();
     let out = work();
     (start.elapsed().as_secs_f64(), out)
+}
+
+/// Inflates all of an image's blobs on this thread, with the library that an import uses.
+pub(crate) fn inflate(source: &ImageSource) {
+    let plan = source.select(&Selector::default()).expect("one image");
+    let mut buffer = vec![0; 1 << 20];
+    for layer in &plan.layers {
+        let blob = source.open_layer(layer).expect("the layer's blob");
+        let mut tar = MultiGzDecoder::new(BufReader::with_capacity(256 << 10, blob));
+        while tar.read(&mut buffer).expect("a sound gzip blob") > 0 {}
+    }
+}
+
+/// Peak resident memory so far, kB.
+pub(crate) fn peak_rss() -> u64 {
+    let mut status = String::new();
+    File::open("/proc/self/status").and_then(|mut f| f.read_to_string(&mut status)).expect("procfs");
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM");
+    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }

@@ -36,6 +36,24 @@ impl Compress {
     }
 }
 
+/// `auto`, `raw`, `lz4`, `zstd` or `zstd:LEVEL`.
+impl std::str::FromStr for Compress {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wanted =
+            || Error::invalid("no such compression").expected("auto, raw, lz4, zstd or zstd:LEVEL").actual(text);
+        match text.split_once(':').map_or((text, None), |(codec, level)| (codec, Some(level))) {
+            ("auto", None) => Ok(Self::Auto),
+            ("raw", None) => Ok(Self::Raw),
+            ("lz4", None) => Ok(Self::Lz4),
+            ("zstd", None) => Ok(Self::Zstd(1)),
+            ("zstd", Some(level)) => Self::Zstd(level.parse().map_err(|_| wanted())?).validate(),
+            _ => Err(wanted()),
+        }
+    }
+}
+
 /// zstd's level 1 with a larger table and shorter matches: 1.1 % smaller for 6 % of its speed.
 const TUNED: [CParameter; 2] = [CParameter::HashLog(15), CParameter::MinMatch(5)];
 /// zstd's level 1 with a table of 16 KiB, which stays in the first cache, and matches from 7 bytes on.
@@ -175,6 +193,18 @@ mod tests {
         let back = Decoder::new().unwrap().decode(codec, stored.to_vec(), raw.len() as u32).unwrap();
         assert_eq!(back, raw);
         (codec, stored.len())
+    }
+
+    #[test]
+    fn methods_have_names() {
+        let parse = |text: &str| text.parse::<Compress>();
+        assert_eq!(parse("auto").unwrap(), Compress::default());
+        assert_eq!(parse("zstd").unwrap(), Compress::Zstd(1));
+        assert_eq!(parse("zstd:19").unwrap(), Compress::Zstd(19));
+        assert_eq!(parse("lz4").unwrap(), Compress::Lz4);
+        for bad in ["", "gzip", "zstd:20", "zstd:0", "zstd:", "raw:1"] {
+            assert_eq!(parse(bad).unwrap_err().kind(), crate::ErrorKind::InvalidInput, "{bad}");
+        }
     }
 
     proptest! {

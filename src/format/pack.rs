@@ -276,6 +276,12 @@ fn decode_row(rows: &mut Cursor<'_>, members: &mut Cursor<'_>) -> Result<TableCh
     Ok(TableChunk { id, location, members: list })
 }
 
+/// Bytes on disk that a pack of so many chunks and members takes beside the chunks.
+pub(crate) fn overhead(chunks: u64, members: u64) -> u64 {
+    let table = chunks * CHUNK_LEN as u64 + members * MEMBER_LEN as u64 + FOOTER_LEN as u64;
+    BLOCK + table.next_multiple_of(BLOCK)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@
 //! the end. Blocks are decoded one at a time and independently.
 
 use super::bytes::Cursor;
-use super::item::{ItemEncoder, Items};
+use super::item::{Item, ItemEncoder, Items};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ContentId;
@@ -117,27 +117,45 @@ impl BlockHeader {
     }
 }
 
-/// A block read back.
-pub(crate) struct Block {
+/// A block read back. Its verbatim bytes are unpacked only when they are asked for: entries do not need them.
+pub(crate) struct Block<'a> {
     pub(crate) ids: Vec<ContentId>,
     entries: Vec<u8>,
-    pub(crate) segments: Vec<u8>,
+    segments: &'a [u8],
+    segments_raw: usize,
 }
 
-impl Block {
-    /// Checks a block's payload against its header and unpacks it.
-    pub(crate) fn decode(header: &BlockHeader, payload: &[u8]) -> Result<Self> {
+impl<'a> Block<'a> {
+    /// Checks a block's payload against its header and unpacks its entries.
+    pub(crate) fn decode(header: &BlockHeader, payload: &'a [u8]) -> Result<Self> {
         header.check(payload)?;
         let mut c = Cursor::new(payload);
         let ids = (0..header.ids).map(|_| c.array().map(ContentId::from_bytes)).collect::<Result<_>>()?;
         let entries = inflate(c.take(header.entries_stored as usize)?, header.entries_raw as usize)?;
-        let segments = inflate(c.take(header.segments_stored as usize)?, header.segments_raw as usize)?;
-        Ok(Self { ids, entries, segments })
+        let segments = c.take(header.segments_stored as usize)?;
+        Ok(Self { ids, entries, segments, segments_raw: header.segments_raw as usize })
     }
 
-    /// The items of the block, in order.
-    pub(crate) fn items(&self) -> Items<'_> {
-        Items::new(&self.entries, &self.ids)
+    /// The items of the block, in order. Their lengths come from a checksummed block, but that they account for all
+    /// verbatim bytes is checked all the same.
+    pub(crate) fn items(&self) -> Result<Vec<Item>> {
+        let items = Items::new(&self.entries, &self.ids).collect::<Result<Vec<_>>>()?;
+        let lens = items.iter().map(|item| match item {
+            Item::Entry { segment, .. } => *segment,
+            Item::Bytes(len) => *len,
+            Item::More { .. } => 0,
+        });
+        let total = lens.fold(0u64, u64::saturating_add);
+        if total == self.segments_raw as u64 {
+            return Ok(items);
+        }
+        let e = Error::corrupt("items and segments of a record's block disagree");
+        Err(e.expected(total).actual(self.segments_raw))
+    }
+
+    /// The verbatim bytes, of all items in order.
+    pub(crate) fn segments(&self) -> Result<Vec<u8>> {
+        inflate(self.segments, self.segments_raw)
     }
 }
 
@@ -250,7 +268,7 @@ impl Trailer {
 mod tests {
     use super::*;
     use crate::format::entry::{Entry, EntryKind, Time};
-    use crate::format::item::{Item, RefExtent};
+    use crate::format::item::RefExtent;
 
     fn block() -> SealedBlock {
         let mut b = BlockBuilder::default();
@@ -267,8 +285,8 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<usize> {
         let header = BlockHeader::decode(&bytes[..BLOCK_HEADER_LEN])?;
         let block = Block::decode(&header, &bytes[BLOCK_HEADER_LEN..])?;
-        assert_eq!(block.segments, vec![7; 1536]);
-        block.items().collect::<Result<Vec<Item>>>().map(|v| v.len())
+        assert_eq!(block.segments()?, vec![7; 1536]);
+        block.items().map(|v| v.len())
     }
 
     #[test]

@@ -143,18 +143,27 @@ impl Store {
         observer: &dyn Observer,
     ) -> Result<LayerBlob> {
         let wanted = options.compression.unwrap_or(was.compression);
+        let write = |out: &mut dyn Write| self.write_blob(out, diff_id, &was, (wanted, options.threads), observer);
+        let (digest, size) = out.blob(write)?;
+        Ok(LayerBlob { digest, size, compression: wanted })
+    }
+
+    /// Writes a layer's blob: the one that was kept, if it is compressed as wanted, or the tar compressed anew.
+    pub(super) fn write_blob(
+        &self,
+        out: &mut dyn Write,
+        diff_id: &Digest,
+        was: &LayerBlob,
+        (wanted, threads): (Compression, NonZeroUsize),
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let kept = self.with_index(|index| index.blob(&was.digest))?.is_some_and(|b| b.kept && b.diff_id == *diff_id);
         if kept && wanted == was.compression {
-            let (digest, size) = out.blob(|out| self.copy_kept(&was.digest, out, observer))?;
-            return Ok(LayerBlob { digest, size, compression: wanted });
+            return self.copy_kept(&was.digest, out, observer);
         }
-        let layer = self.layer(diff_id)?;
-        let (digest, size) = out.blob(|out| {
-            let mut blob = BlobWriter::new(out, wanted)?;
-            layer.export(&mut blob, options.threads, observer)?;
-            blob.finish().map(drop)
-        })?;
-        Ok(LayerBlob { digest, size, compression: wanted })
+        let mut blob = BlobWriter::new(out, wanted)?;
+        self.layer(diff_id)?.export(&mut blob, threads, observer)?;
+        blob.finish().map(drop)
     }
 
     fn copy_kept(&self, digest: &Digest, out: &mut dyn Write, observer: &dyn Observer) -> Result<()> {
@@ -180,7 +189,7 @@ impl Store {
 }
 
 /// The layers as the manifest describes them.
-fn original_blobs(manifest: &[u8], image: &ImageInfo) -> Result<Vec<LayerBlob>> {
+pub(super) fn original_blobs(manifest: &[u8], image: &ImageInfo) -> Result<Vec<LayerBlob>> {
     let parsed: spec::Manifest = spec::parse("manifest", manifest)?;
     let layers = parsed.layers.unwrap_or_default();
     if layers.len() != image.layers.len() {

@@ -4,8 +4,9 @@
 //! [`plan::ImagePlan`], whose layers [`source::ImageSource::open_layer`] opens. Manifest and config are verified against
 //! their digests when the plan is made; layer bytes are not, as only who reads them sees them all.
 //! Writing: [`layout::LayoutWriter`], with [`manifest::manifest_for`] where layers changed.
-//! Only [`import`], [`export`], [`append`] and [`catalog`] know the store.
+//! Only [`import`], [`export`], [`append`], [`catalog`] and [`additional`] know the store.
 
+pub(crate) mod additional;
 pub(crate) mod append;
 pub(crate) mod archive;
 mod catalog;

@@ -2,7 +2,8 @@
 //!
 //! Chunks are read, decoded and verified by workers ahead of the writer, each once while it stays in a bounded window.
 
-use super::read::{Items, Layer};
+use super::read::Layer;
+use super::record::RecordReader;
 use crate::digest::Hasher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::item::{Extent, Item};
@@ -93,7 +94,7 @@ impl Layer<'_> {
                 scope.spawn(move || read_chunks(store, &asked));
             }
             drop(asked);
-            let (items, extents) = (Items::open(self)?, vec![].into_iter());
+            let (items, extents) = (Items::of(self.record()?), vec![].into_iter());
             let mut export = Export { items, extents, ask, known: Window::default(), observer };
             export.write(out, self)
         })
@@ -204,5 +205,38 @@ impl Export<'_> {
             self.known.chunks.remove(&oldest);
         }
         Ok((pending, CHUNK))
+    }
+}
+
+/// The items of a whole record, with the verbatim bytes that go with them.
+struct Items {
+    record: RecordReader,
+    ready: std::vec::IntoIter<Item>,
+    segments: Vec<u8>,
+    used: usize,
+}
+
+impl Items {
+    fn of(record: RecordReader) -> Self {
+        Self { record, ready: vec![].into_iter(), segments: vec![], used: 0 }
+    }
+
+    /// The next item, or `None` when every byte of the record was read and found sound.
+    fn next_item(&mut self) -> Result<Option<Item>> {
+        loop {
+            if let Some(item) = self.ready.next() {
+                return Ok(Some(item));
+            }
+            let Some(block) = self.record.next_block()? else { return Ok(None) };
+            let (items, segments) = block.items_and_segments()?;
+            (self.ready, self.segments, self.used) = (items.into_iter(), segments, 0);
+        }
+    }
+
+    /// The next `len` verbatim bytes; callers ask for what the items say, in order, which is what a block has.
+    fn segment(&mut self, len: u64) -> &[u8] {
+        let start = self.used;
+        self.used += len as usize;
+        &self.segments[start..self.used]
     }
 }

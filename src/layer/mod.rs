@@ -13,6 +13,7 @@ mod read;
 mod record;
 mod root;
 mod source;
+mod stages;
 
 pub use changes::{Changes, CreateOptions};
 pub(crate) use compare::{OF_THE_HOST, SourceTree, disk_has};
@@ -26,3 +27,4 @@ pub use read::{Entries, Layer, LayerEntry};
 pub(crate) use root::Content;
 pub use root::Root;
 pub(crate) use source::{DiskFile, Source};
+pub use stages::{Stage, StageTime, StageTimes, time_stages};

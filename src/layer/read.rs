@@ -53,8 +53,7 @@ impl Store {
 
     /// The entries that the record of a layer has, whether or not the database knows the layer.
     pub(crate) fn recorded_entries(&self, diff_id: &Digest) -> Result<Entries> {
-        let record = RecordReader::open(&self.record_path(diff_id), diff_id)?;
-        Ok(Entries { items: Items::of(record), next: None, done: false })
+        RecordReader::open(&self.record_path(diff_id), diff_id).map(Entries::of)
     }
 
     /// All layers, by diff_id.
@@ -97,8 +96,12 @@ impl<'s> Layer<'s> {
     /// # Errors
     /// `Corrupt` if the record is missing or damaged.
     pub fn entries(&self) -> Result<Entries> {
-        let items = Items::open(self)?;
-        Ok(Entries { items, next: None, done: false })
+        self.record().map(Entries::of)
+    }
+
+    /// The record itself.
+    pub(super) fn record(&self) -> Result<RecordReader> {
+        RecordReader::open(&self.store.record_path(&self.diff_id), &self.diff_id)
     }
 
     pub(super) fn store(&self) -> &'s Store {
@@ -130,76 +133,61 @@ impl<'s> Layer<'s> {
     }
 }
 
-/// The items of a whole record, with the verbatim bytes that go with them.
-pub(super) struct Items {
-    record: RecordReader,
-    ready: std::vec::IntoIter<Item>,
-    segments: Vec<u8>,
-    used: usize,
-}
-
-impl Items {
-    pub(super) fn open(layer: &Layer<'_>) -> Result<Self> {
-        let record = RecordReader::open(&layer.store.record_path(&layer.diff_id), &layer.diff_id)?;
-        Ok(Self::of(record))
-    }
-
-    fn of(record: RecordReader) -> Self {
-        Self { record, ready: vec![].into_iter(), segments: vec![], used: 0 }
-    }
-
-    /// The next item, or `None` when every byte of the record was read and found sound.
-    pub(super) fn next_item(&mut self) -> Result<Option<Item>> {
-        loop {
-            if let Some(item) = self.ready.next() {
-                return Ok(Some(item));
-            }
-            if self.used != self.segments.len() {
-                return Err(Error::corrupt("a record's block has bytes that no item owns"));
-            }
-            let Some(block) = self.record.next_block()? else { return Ok(None) };
-            self.ready = block.items().collect::<Result<Vec<_>>>()?.into_iter();
-            (self.segments, self.used) = (block.segments, 0);
-            self.check_segments()?;
-        }
-    }
-
-    /// Item lengths come from a checksummed block, but sums are checked all the same before slicing by them.
-    fn check_segments(&self) -> Result<()> {
-        let lens = self.ready.as_slice().iter().map(|item| match item {
-            Item::Entry { segment, .. } => *segment,
-            Item::Bytes(len) => *len,
-            Item::More { .. } => 0,
-        });
-        let total = lens.fold(0u64, u64::saturating_add);
-        if total == self.segments.len() as u64 {
-            return Ok(());
-        }
-        let e = Error::corrupt("items and segments of a record's block disagree");
-        Err(e.expected(total).actual(self.segments.len()))
-    }
-
-    /// The next `len` verbatim bytes; callers ask for what the items say, in order.
-    pub(super) fn segment(&mut self, len: u64) -> &[u8] {
-        let start = self.used;
-        self.used += len as usize;
-        &self.segments[start..self.used]
-    }
-}
-
 /// Iterator over a layer's entries. After an error it yields nothing more.
 pub struct Entries {
-    items: Items,
+    joined: Joined<Blocks>,
+}
+
+impl Entries {
+    fn of(record: RecordReader) -> Self {
+        Self { joined: Joined::of(Blocks { record }) }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<LayerEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.joined.next()
+    }
+}
+
+/// The items of a record, block by block.
+struct Blocks {
+    record: RecordReader,
+}
+
+impl Iterator for Blocks {
+    type Item = Result<Vec<Item>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let block = self.record.next_block().transpose()?;
+        Some(block.and_then(|block| block.items()))
+    }
+}
+
+/// Entries from the items of blocks: an entry's extents may go on in further items. After an error it yields nothing more.
+pub(super) struct Joined<B> {
+    blocks: B,
+    ready: std::vec::IntoIter<Item>,
     next: Option<LayerEntry>,
     done: bool,
 }
 
-impl Entries {
+impl<B: Iterator<Item = Result<Vec<Item>>>> Joined<B> {
+    pub(super) fn of(blocks: B) -> Self {
+        Self { blocks, ready: vec![].into_iter(), next: None, done: false }
+    }
+
     fn advance(&mut self) -> Result<Option<LayerEntry>> {
-        while let Some(item) = self.items.next_item()? {
+        loop {
+            let Some(item) = self.ready.next() else {
+                let Some(items) = self.blocks.next() else { break };
+                self.ready = items?.into_iter();
+                continue;
+            };
             match item {
-                Item::Entry { segment, entry, extents, .. } => {
-                    self.items.segment(segment);
+                Item::Entry { entry, extents, .. } => {
                     if let Some(complete) = self.next.replace(LayerEntry { entry, extents }) {
                         return complete.checked().map(Some);
                     }
@@ -208,11 +196,24 @@ impl Entries {
                     Some(entry) => entry.extents.extend(extents),
                     None => return Err(Error::corrupt("a record begins with extents of no entry")),
                 },
-                Item::Bytes(len) => drop(self.items.segment(len)),
+                Item::Bytes(_) => {}
             }
         }
         self.done = true;
         self.next.take().map(LayerEntry::checked).transpose()
+    }
+}
+
+impl<B: Iterator<Item = Result<Vec<Item>>>> Iterator for Joined<B> {
+    type Item = Result<LayerEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.advance();
+        self.done |= next.is_err();
+        next.transpose()
     }
 }
 
@@ -226,18 +227,5 @@ impl LayerEntry {
         }
         let e = Error::corrupt("extents do not hold a file's content").expected(expected).actual(total);
         Err(e.subject(String::from_utf8_lossy(&self.entry.path)))
-    }
-}
-
-impl Iterator for Entries {
-    type Item = Result<LayerEntry>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let next = self.advance();
-        self.done |= next.is_err();
-        next.transpose()
     }
 }

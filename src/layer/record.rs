@@ -2,13 +2,15 @@
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::format::item::Item;
 use crate::format::record::{
     self, BLOCK_HEADER_LEN, Block, BlockHeader, HEADER_LEN, SealedBlock, TRAILER_LEN, Trailer,
 };
 use crate::sys::publish::{Draft, io_error};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Writes a record.
 pub(super) struct RecordWriter {
@@ -38,10 +40,10 @@ impl RecordWriter {
     }
 }
 
-/// Reads a record. Every byte is checked by the time [`next_block`](Self::next_block) returns `None`.
+/// Reads a record. Every byte is checked when [`next_block`](Self::next_block) has returned `None` and all blocks were decoded.
 pub(super) struct RecordReader {
     file: File,
-    path: PathBuf,
+    path: Arc<Path>,
     at: u64,
     end: u64,
     headers: blake3::Hasher,
@@ -61,7 +63,7 @@ impl RecordReader {
         let end = end.ok_or_else(|| named(Error::corrupt("layer record is too short").actual(len)))?;
         let trailer = read_at(&file, end, TRAILER_LEN).and_then(|b| Trailer::decode(&b)).map_err(named)?;
         let headers = blake3::Hasher::new();
-        let mut reader = Self { file, path: path.to_owned(), at: 0, end, headers, blocks: 0, trailer };
+        let mut reader = Self { file, path: path.into(), at: 0, end, headers, blocks: 0, trailer };
         record::check_header(&reader.take(HEADER_LEN)?).map_err(named)?;
         if reader.trailer.diff_id != *diff_id {
             let e = Error::corrupt("layer record is of another layer");
@@ -79,12 +81,12 @@ impl RecordReader {
         Ok(bytes)
     }
 
-    /// The next block, or `None` after the last.
-    pub(super) fn next_block(&mut self) -> Result<Option<Block>> {
+    /// The next block as it stands in the file, or `None` after the last.
+    pub(super) fn next_block(&mut self) -> Result<Option<StoredBlock>> {
         self.read_block().map_err(|e| e.subject(self.path.display()))
     }
 
-    fn read_block(&mut self) -> Result<Option<Block>> {
+    fn read_block(&mut self) -> Result<Option<StoredBlock>> {
         if self.at == self.end {
             let sum = *self.headers.finalize().as_bytes();
             if sum != self.trailer.headers_sum || self.blocks != self.trailer.blocks {
@@ -97,7 +99,31 @@ impl RecordReader {
         self.blocks += 1;
         let header = BlockHeader::decode(&head)?;
         let payload = self.take(header.payload_len())?;
-        Block::decode(&header, &payload).map(Some)
+        Ok(Some(StoredBlock { header, payload, path: self.path.clone() }))
+    }
+}
+
+/// A block that was read and not yet checked; that can be done on any thread.
+pub(super) struct StoredBlock {
+    header: BlockHeader,
+    payload: Vec<u8>,
+    path: Arc<Path>,
+}
+
+impl StoredBlock {
+    /// Its items, in order.
+    pub(super) fn items(&self) -> Result<Vec<Item>> {
+        self.decode(|block| block.items())
+    }
+
+    /// Its items, and the verbatim bytes that go with them.
+    pub(super) fn items_and_segments(&self) -> Result<(Vec<Item>, Vec<u8>)> {
+        self.decode(|block| Ok((block.items()?, block.segments()?)))
+    }
+
+    fn decode<T>(&self, take: impl Fn(&Block<'_>) -> Result<T>) -> Result<T> {
+        let block = Block::decode(&self.header, &self.payload);
+        block.and_then(|block| take(&block)).map_err(|e| e.subject(self.path.display()))
     }
 }
 

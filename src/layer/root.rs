@@ -1,14 +1,15 @@
 //! The root file system that layers give together, to look into without mounting anything.
 
 use super::content::FileReader;
-use super::read::{Layer, LayerEntry};
+use super::read::{Joined, Layer, LayerEntry};
+use super::record::{RecordReader, StoredBlock};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::entry::EntryKind;
-use crate::format::item::Extent;
+use crate::format::item::{Extent, Item};
 use crate::store::Store;
 use crate::tree::{Change, NodeKind, Tree, squash};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -37,52 +38,128 @@ impl Store {
         self.tree_on(Tree::new(), layers)
     }
 
-    /// `tree` with layers applied to it, lowest first. Their records are read on other threads, a few layers ahead.
+    /// `tree` with layers applied to it, lowest first. Blocks of their records are decoded on other threads, ahead of
+    /// where they are applied.
     pub(super) fn tree_on(&self, mut tree: Tree<Content>, layers: &[Digest]) -> Result<Tree<Content>> {
-        let named = |diff_id: &Digest| format!("layer {diff_id}");
-        let read = |diff_id: &Digest| {
-            let changes = self.layer(diff_id)?.changes()?.collect::<Result<Vec<_>>>();
-            changes.map_err(|e| e.subject(named(diff_id)))
-        };
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(layers.len());
-        let (ask, asked) = crossbeam_channel::unbounded::<(&Digest, Sender<_>)>();
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let (ask, asked) = crossbeam_channel::unbounded::<Job>();
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| {
-                    for (diff_id, to) in &asked {
+                let asked = asked.clone();
+                scope.spawn(move || {
+                    for Job { block, to } in asked {
                         // Whoever asked may have given up.
-                        let _ = to.send(read(diff_id));
+                        let _ = to.send(block.items());
                     }
                 });
             }
             // Dropped when this is over, however it ends: then the threads end.
-            let ask = ask;
-            let mut coming = layers.iter();
-            let mut answers = VecDeque::new();
+            let mut ahead = Ahead {
+                store: self,
+                layers: layers.iter(),
+                record: None,
+                ask,
+                coming: VecDeque::new(),
+                most: 4 * threads,
+            };
             for diff_id in layers {
-                for next in coming.by_ref().take(threads + 1 - answers.len()) {
-                    let (to, from) = crossbeam_channel::bounded(1);
-                    answers.push_back(from);
-                    let _ = ask.send((next, to));
-                }
-                // No answer: the thread panicked, and so will this one.
-                let answer = answers.pop_front().and_then(|from| from.recv().ok());
-                let changes = answer.unwrap_or_else(|| read(diff_id))?;
-                tree = tree.apply(changes.into_iter().map(Ok)).map_err(|e| e.subject(named(diff_id)))?;
+                let layer = Joined::of(OneLayer { ahead: &mut ahead });
+                tree = tree.apply(layer.map(change)).map_err(|e| e.subject(format!("layer {diff_id}")))?;
             }
             Ok(tree)
         })
     }
 }
 
+/// A block to decode, and who waits for it.
+struct Job {
+    block: StoredBlock,
+    to: Sender<Result<Vec<Item>>>,
+}
+
+/// What comes next of some layers' records, read and asked for ahead of its use.
+struct Ahead<'a> {
+    store: &'a Store,
+    /// Those not begun yet.
+    layers: std::slice::Iter<'a, Digest>,
+    /// Of the layer that is being read.
+    record: Option<RecordReader>,
+    ask: Sender<Job>,
+    coming: VecDeque<Coming>,
+    /// How much may be coming: blocks have megabytes.
+    most: usize,
+}
+
+enum Coming {
+    Items(Receiver<Result<Vec<Item>>>),
+    Failure(Error),
+    LayerEnd,
+}
+
+impl Ahead<'_> {
+    fn fill(&mut self) {
+        while self.coming.len() < self.most {
+            match self.read() {
+                Ok(Some(coming)) => self.coming.push_back(coming),
+                Ok(None) => return,
+                // Nothing after it will be used.
+                Err(e) => return self.coming.push_back(Coming::Failure(e)),
+            }
+        }
+    }
+
+    /// Reads one step further; `None` after the last layer's end.
+    fn read(&mut self) -> Result<Option<Coming>> {
+        let record = match &mut self.record {
+            Some(record) => record,
+            None => match self.layers.next() {
+                Some(diff_id) => self.record.insert(self.store.layer(diff_id)?.record()?),
+                None => return Ok(None),
+            },
+        };
+        let Some(block) = record.next_block()? else {
+            self.record = None;
+            return Ok(Some(Coming::LayerEnd));
+        };
+        let (to, from) = crossbeam_channel::bounded(1);
+        self.ask.send(Job { block, to }).map_err(|_| lost())?;
+        Ok(Some(Coming::Items(from)))
+    }
+}
+
+/// Items of the layer whose turn it is.
+struct OneLayer<'a, 'b> {
+    ahead: &'a mut Ahead<'b>,
+}
+
+impl Iterator for OneLayer<'_, '_> {
+    type Item = Result<Vec<Item>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.ahead.fill();
+        match self.ahead.coming.pop_front()? {
+            Coming::Items(from) => Some(from.recv().unwrap_or_else(|_| Err(lost()))),
+            Coming::Failure(e) => Some(Err(e)),
+            Coming::LayerEnd => None,
+        }
+    }
+}
+
+/// A thread that decodes panicked, which the scope it is in will do as well.
+fn lost() -> Error {
+    Error::corrupt("no thread decodes records any more")
+}
+
+/// An entry as a tree takes it.
+fn change(entry: Result<LayerEntry>) -> Result<Change<Content>> {
+    let LayerEntry { entry, extents } = entry?;
+    let content = matches!(entry.kind, EntryKind::File { .. }).then(|| extents.into());
+    Ok((entry, content))
+}
+
 impl Layer<'_> {
     /// The entries as a tree takes them.
     pub(crate) fn changes(&self) -> Result<impl Iterator<Item = Result<Change<Content>>> + use<>> {
-        let change = |entry: Result<LayerEntry>| {
-            let LayerEntry { entry, extents } = entry?;
-            let content = matches!(entry.kind, EntryKind::File { .. }).then(|| extents.into());
-            Ok((entry, content))
-        };
         Ok(self.entries()?.map(change))
     }
 }

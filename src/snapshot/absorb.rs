@@ -78,7 +78,8 @@ impl Snapshotter {
         observer: &dyn Observer,
     ) -> Result<(Changes, CreateOptions)> {
         let below = self.absorbed_chain(parent, observer)?;
-        let (dir, create) = (self.fs_path(row.n), CreateOptions::default().epoch(options.epoch));
+        let (dir, create) =
+            (self.fs_path(row.n), CreateOptions::default().epoch(options.epoch).compress(self.compress));
         let upper = |marks| {
             let upper = UpperDir { path: &dir, marks };
             upper_changes(&self.store, &below, upper, &create, observer)

@@ -8,10 +8,10 @@
 use super::merge::{Marks, merge};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::layer::{Changes, CreateOptions};
+use crate::layer::{Changes, CreateOptions, SourceTree};
 use crate::observe::Observer;
 use crate::store::Store;
-use crate::sys::scan::scan;
+use crate::sys::scan::{scan, scan_within};
 use crate::tree::Tree;
 use std::path::Path;
 
@@ -33,6 +33,11 @@ pub(crate) fn upper_changes(
     let below = store.source_tree(layers)?;
     let upper = merge(&below, scan(upper.path, options.threads, observer)?, upper.marks, observer)?;
     Changes::between(store, &below, upper, options, observer)
+}
+
+/// The tree that a directory holds.
+pub(super) fn whole_tree(dir: &Path, threads: usize, observer: &dyn Observer) -> Result<SourceTree> {
+    merge(&Tree::new(), scan_within(dir, threads, 0, observer)?, Marks::None, observer)
 }
 
 /// What makes the root of `layers` the one in `dir`, which holds all of it.

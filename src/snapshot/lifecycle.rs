@@ -78,7 +78,10 @@ impl Snapshotter {
             return Err(taken(name));
         }
         let dir = self.fs_path(active.n);
-        let (bytes, inodes) = upper::disk_usage(&dir)?;
+        let (bytes, inodes) = match &active.layer {
+            Some(layer) => self.store.layer(layer).map(|layer| (layer.content_size(), layer.len()))?,
+            None => upper::disk_usage(&dir)?,
+        };
         // A whole tree tells its changes only against the parent it was prepared on; an upper directory may have marks
         // that mean the parent it goes on.
         let (whole, on) = (active.form == Form::Whole.to_u8(), parent.as_ref().map(|p| p.n));
@@ -107,6 +110,14 @@ impl Snapshotter {
         }
         self.store.with_index(|index| index.write(|change| replace(change, active.layer)))?;
         Ok(active.layer)
+    }
+
+    /// Brings to disk what was written to snapshots until now. Committing does so anyway, and has less to wait for then.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn flush(&self) -> Result<()> {
+        upper::sync_file_system(self.store.path())
     }
 
     pub(super) fn active(&self, key: &str) -> Result<SnapshotRow> {

@@ -12,6 +12,7 @@
 //! | `lifecycle.rs` | commit, remove, update, and looking |
 //! | `chain.rs` | what a snapshot stands on: layers, and above them directories that are no layers yet |
 //! | `apply.rs` | layer blobs into snapshots, and back |
+//! | `foreign.rs` | layers onto mounts of others |
 //! | `absorb.rs` | directories into layers |
 //! | `filter.rs` | choosing snapshots in containerd's filter language |
 //! | `cleanup.rs` | directories of removed snapshots |
@@ -32,6 +33,7 @@ mod commit;
 mod driver;
 pub(crate) mod extract;
 mod filter;
+mod foreign;
 mod lifecycle;
 mod merge;
 mod model;
@@ -40,6 +42,8 @@ mod snapshotter;
 
 pub(crate) use cleanup::{forget_implied, lost_snapshot, needs_directory};
 pub use driver::DriverKind;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use driver::build_image;
 pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::mount::{self, FileSystem};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// What to mount, as containerd's `mount.Mount`. All paths are absolute.
@@ -69,6 +69,31 @@ impl Mount {
     }
 
     fn mount_overlay(&self, map: Option<BorrowedFd<'_>>, target: &Path) -> Result<()> {
+        let (overlay, read_only) = self.overlay_of(map)?;
+        overlay.mount(read_only, target)
+    }
+
+    /// Its root, to be written to, mounted nowhere: it is there as long as this is open.
+    ///
+    /// # Errors
+    /// `Unsupported` for kinds of mounts this library does not know, and for those that cannot be written to.
+    pub(super) fn open_root(&self) -> Result<OwnedFd> {
+        let unsupported = |why| Error::new(ErrorKind::Unsupported, why).subject(&self.kind);
+        if self.is_read_only() {
+            return Err(unsupported("a mount that cannot be written to"));
+        }
+        match &self.kind[..] {
+            "bind" | "rbind" => mount::open_directory(Path::new(&self.source)),
+            "overlay" => match self.overlay_of(None)? {
+                (_, true) => Err(unsupported("an overlay without an upper directory")),
+                (overlay, false) => overlay.detached(false),
+            },
+            _ => Err(unsupported("unknown kind of mount")),
+        }
+    }
+
+    /// The overlay, and whether it is read-only.
+    fn overlay_of(&self, map: Option<BorrowedFd<'_>>) -> Result<(FileSystem, bool)> {
         let overlay = FileSystem::open("overlay")?;
         let mut read_only = true;
         for option in &self.options {
@@ -94,7 +119,7 @@ impl Mount {
                 None => overlay.flag(option)?,
             }
         }
-        overlay.mount(read_only, target)
+        Ok((overlay, read_only))
     }
 }
 

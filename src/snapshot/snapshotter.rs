@@ -4,6 +4,7 @@ use super::driver::{self, Driver, DriverKind};
 use super::extract::{self, ExtractOptions};
 use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
 use super::mount::{Mount, escape};
+use crate::codec::chunk::Compress;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
@@ -33,7 +34,29 @@ pub struct Snapshotter {
     pub(super) namespace: String,
     /// `None` is the copy driver.
     pub(super) driver: Option<Box<dyn Driver>>,
+    pub(super) compress: Compress,
     refused: Vec<(DriverKind, Error)>,
+}
+
+/// In a snapshot's directory: what it stands on was not there when it was prepared.
+const UNMADE: &str = "unmade";
+
+/// A snapshot to be.
+struct Wanted<'a> {
+    kind: SnapshotKind,
+    key: &'a str,
+    labels: &'a Labels,
+    /// It must be possible to mount it.
+    made: bool,
+}
+
+/// The directory of a snapshot, before it has a row.
+struct Realised {
+    form: Form,
+    /// Below the store.
+    lowers: Vec<String>,
+    /// They are all there.
+    made: bool,
 }
 
 /// How to open a snapshotter. Start from `SnapshotterOptions::default()`.
@@ -41,11 +64,12 @@ pub struct Snapshotter {
 pub struct SnapshotterOptions {
     namespace: String,
     driver: DriverKind,
+    compress: Compress,
 }
 
 impl Default for SnapshotterOptions {
     fn default() -> Self {
-        Self { namespace: "default".to_owned(), driver: DriverKind::Auto }
+        Self { namespace: "default".to_owned(), driver: DriverKind::Auto, compress: Compress::default() }
     }
 }
 
@@ -54,6 +78,13 @@ impl SnapshotterOptions {
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = namespace.into();
+        self
+    }
+
+    /// How the new content of layers is compressed that are made of snapshots' changes.
+    #[must_use]
+    pub fn compress(mut self, compress: Compress) -> Self {
+        self.compress = compress;
         self
     }
 
@@ -73,7 +104,7 @@ impl Snapshotter {
     pub fn open(store: Arc<Store>, options: &SnapshotterOptions) -> Result<Self> {
         let namespace = options.namespace.clone();
         let (driver, refused) = driver::open(&store, options.driver)?;
-        Ok(Self { store, namespace, driver, refused })
+        Ok(Self { store, namespace, driver, compress: options.compress, refused })
     }
 
     /// The driver in use, never `Auto`.
@@ -103,7 +134,22 @@ impl Snapshotter {
         labels: &Labels,
         observer: &dyn Observer,
     ) -> Result<Vec<Mount>> {
-        self.create(SnapshotKind::Active, key, parent, labels, observer)
+        self.create(Wanted { kind: SnapshotKind::Active, key, labels, made: true }, parent, observer)
+    }
+
+    /// As [`prepare`](Self::prepare), for a snapshot that is not going to be mounted because it will be bound to a layer:
+    /// what its mounts stack need not be there. They cannot be mounted before [`mounts`](Self::mounts) was called.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare).
+    pub fn prepare_unmade(
+        &self,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+        observer: &dyn Observer,
+    ) -> Result<Vec<Mount>> {
+        self.create(Wanted { kind: SnapshotKind::Active, key, labels, made: false }, parent, observer)
     }
 
     /// Makes a read-only snapshot of `parent`.
@@ -117,7 +163,7 @@ impl Snapshotter {
         labels: &Labels,
         observer: &dyn Observer,
     ) -> Result<Vec<Mount>> {
-        self.create(SnapshotKind::View, key, parent, labels, observer)
+        self.create(Wanted { kind: SnapshotKind::View, key, labels, made: true }, parent, observer)
     }
 
     /// What to mount for an active snapshot or a view; what a reboot unmounted below it is brought back.
@@ -156,14 +202,8 @@ impl Snapshotter {
         Ok(row)
     }
 
-    fn create(
-        &self,
-        kind: SnapshotKind,
-        key: &str,
-        parent: Option<&str>,
-        labels: &Labels,
-        observer: &dyn Observer,
-    ) -> Result<Vec<Mount>> {
+    fn create(&self, wanted: Wanted<'_>, parent: Option<&str>, observer: &dyn Observer) -> Result<Vec<Mount>> {
+        let key = wanted.key;
         if key.is_empty() {
             return Err(Error::invalid("a snapshot's key is empty"));
         }
@@ -172,7 +212,7 @@ impl Snapshotter {
         }
         // What is below may become layers, and its directories go, until this snapshot is there to keep them.
         loop {
-            match self.try_create(kind, key, parent, labels, observer)? {
+            match self.try_create(&wanted, parent, observer)? {
                 Some(mounts) => return Ok(mounts),
                 None => crate::observe::check(observer)?,
             }
@@ -182,21 +222,19 @@ impl Snapshotter {
     /// `None` if a lower directory went away meanwhile.
     fn try_create(
         &self,
-        kind: SnapshotKind,
-        key: &str,
+        wanted: &Wanted<'_>,
         parent: Option<&str>,
-        labels: &Labels,
         observer: &dyn Observer,
     ) -> Result<Option<Vec<Mount>>> {
         let parent = parent.map(|p| self.parent_row(p)).transpose()?;
         let scratch = self.store.scratch()?;
         let draft = scratch.path().join("snapshot");
-        let (form, lowers) = self.realise(kind, parent.as_ref(), &draft, observer)?;
+        let Realised { form, lowers, made } = self.realise(wanted, parent.as_ref(), &draft, observer)?;
         let row = SnapshotRow {
             n: 0,
             namespace: self.namespace.clone(),
-            key: key.to_owned(),
-            kind: kind.to_u8(),
+            key: wanted.key.to_owned(),
+            kind: wanted.kind.to_u8(),
             parent: parent.as_ref().map(|p| p.n),
             layer: None,
             form: form.to_u8(),
@@ -205,40 +243,48 @@ impl Snapshotter {
             inodes: 0,
             created: now(),
             updated: 0,
-            labels: labels.clone(),
+            labels: wanted.labels.clone(),
         };
-        let Some(row) = self.insert(row, parent.as_ref(), &draft)? else { return Ok(None) };
+        let Some(row) = self.insert(row, made, parent.as_ref(), &draft)? else { return Ok(None) };
         drop(scratch);
         self.mounts_of(&row).map(Some)
     }
 
-    /// Builds a snapshot's directory at `draft`; returns its form and the lower directories.
+    /// Builds a snapshot's directory at `draft`.
     fn realise(
         &self,
-        kind: SnapshotKind,
+        wanted: &Wanted<'_>,
         parent: Option<&SnapshotRow>,
         draft: &Path,
         observer: &dyn Observer,
-    ) -> Result<(Form, Vec<String>)> {
+    ) -> Result<Realised> {
         let chain = self.chain(parent.map(|p| p.n), observer)?;
         make(draft)?;
         let fs = draft.join("fs");
         let Some(driver) = &self.driver else {
-            let tree = self.store.tree(&chain.layers)?;
-            let options = ExtractOptions::default();
-            extract::tree_directory(&self.store, &tree, &fs, &options, observer)?;
-            return Ok((Form::Whole, vec![]));
+            if wanted.made {
+                let tree = self.store.tree(&chain.layers)?;
+                let options = ExtractOptions::default();
+                extract::tree_directory(&self.store, &tree, &fs, &options, observer)?;
+            } else {
+                fs::write(draft.join(UNMADE), b"").map_err(|e| io_error("mark", draft, e))?;
+            }
+            return Ok(Realised { form: Form::Whole, lowers: vec![], made: wanted.made });
         };
-        let mut lowers = Vec::new();
+        let (mut lowers, mut made) = (Vec::new(), true);
         if !chain.layers.is_empty() {
-            lowers = driver.lowers(&chain.layers, observer)?;
+            (lowers, made) = driver.planned(&chain.layers)?;
+            if wanted.made && !made {
+                (lowers, made) = (driver.lowers(&chain.layers, observer)?, true);
+            }
         }
         lowers.extend(chain.adopted.iter().map(|row| self.fs_path(row.n)));
-        if kind == SnapshotKind::Active || lowers.is_empty() {
+        if wanted.kind == SnapshotKind::Active || lowers.is_empty() {
             make(&fs)?;
             make(&draft.join("work"))?;
             match lowers.last() {
-                Some(top) => crate::sys::upper::copy_attributes(top, &fs)?,
+                Some(top) if made => crate::sys::upper::copy_attributes(top, &fs)?,
+                Some(_) => fs::write(draft.join(UNMADE), b"").map_err(|e| io_error("mark", draft, e))?,
                 None => open_to_all(&fs)?,
             }
         }
@@ -247,11 +293,17 @@ impl Snapshotter {
             relative.to_string_lossy().into_owned()
         };
         let form = if driver.user_marks() { Form::UserUpper } else { Form::Upper };
-        Ok((form, lowers.into_iter().map(below).collect()))
+        Ok(Realised { form, lowers: lowers.into_iter().map(below).collect(), made })
     }
 
     /// Adds the row and gives the directory its name, both or neither. `None` if a lower directory is gone.
-    fn insert(&self, mut row: SnapshotRow, parent: Option<&SnapshotRow>, draft: &Path) -> Result<Option<SnapshotRow>> {
+    fn insert(
+        &self,
+        mut row: SnapshotRow,
+        made: bool,
+        parent: Option<&SnapshotRow>,
+        draft: &Path,
+    ) -> Result<Option<SnapshotRow>> {
         row.updated = row.created;
         let row = row;
         let insert = |change: &Change<'_>| {
@@ -261,7 +313,8 @@ impl Snapshotter {
             if let Some(parent) = parent {
                 self.still_there(change, parent)?;
             }
-            if !row.lowers.iter().all(|lower| self.store.path().join(lower).exists()) {
+            let wanted = |lower: &&String| made || lower.starts_with("snapshots/");
+            if !row.lowers.iter().filter(wanted).all(|lower| self.store.path().join(lower).exists()) {
                 return Ok(None);
             }
             let n = change.put_snapshot(&row)?;
@@ -291,8 +344,28 @@ impl Snapshotter {
         }
     }
 
-    /// Brings back lower directories that are mounts, or that gc removed while nobody could see this snapshot.
+    /// Brings back lower directories that are mounts, or that gc removed while nobody could see this snapshot, and makes
+    /// what was left out when it was prepared.
     fn revive(&self, row: &SnapshotRow, observer: &dyn Observer) -> Result<()> {
+        self.bring_lowers(row, observer)?;
+        let mark = self.snapshot_dir(row.n).join(UNMADE);
+        if !mark.exists() {
+            return Ok(());
+        }
+        let fs = self.fs_path(row.n);
+        match row.lowers.last() {
+            Some(top) => crate::sys::upper::copy_attributes(&self.store.path().join(top), &fs)?,
+            None => {
+                let tree = self.store.tree(&self.absorbed_chain(row.parent, observer)?)?;
+                // What an interrupted call left.
+                let _ = fs::remove_dir_all(&fs);
+                extract::tree_directory(&self.store, &tree, &fs, &ExtractOptions::default(), observer)?;
+            }
+        }
+        fs::remove_file(&mark).map_err(|e| io_error("remove", &mark, e))
+    }
+
+    fn bring_lowers(&self, row: &SnapshotRow, observer: &dyn Observer) -> Result<()> {
         let Some(top) = row.lowers.iter().rfind(|lower| !lower.starts_with("snapshots/")) else { return Ok(()) };
         let (kind, chain_id) = top.split_once('/').unwrap_or_default();
         let kind = if kind == "mounts" { DriverKind::Erofs } else { DriverKind::Overlay };

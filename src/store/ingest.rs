@@ -7,7 +7,7 @@ use super::pending::{Bundled, Claimed, Found};
 use super::session::{Outcome, Session, aborted};
 use crate::codec::chunk::{Compress, Encoder};
 use crate::error::{Error, Result};
-use crate::format::pack::Member;
+use crate::format::pack::{BLOCK, Member, TableChunk};
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
 use crossbeam_channel::{Receiver, Sender};
@@ -136,6 +136,18 @@ impl<'s> Ingest<'s> {
     ) -> Result<()> {
         let (codec, stored) = encoder.encode(raw, self.hurry())?;
         self.append(NewChunk { id, codec, stored, raw_len: raw.len() as u32, members })
+    }
+
+    /// Stores a chunk that the store has again if that takes fewer blocks; returns how many it takes then.
+    pub(crate) fn store_smaller(&self, chunk: &TableChunk, raw: &[u8], encoder: &mut Encoder) -> Result<Option<u64>> {
+        let (codec, stored) = encoder.encode(raw, false)?;
+        let blocks = (stored.len() as u64).div_ceil(BLOCK);
+        if blocks >= chunk.location.blocks() {
+            return Ok(None);
+        }
+        let (raw_len, members) = (raw.len() as u32, chunk.members.clone());
+        self.append(NewChunk { id: chunk.id, codec, stored, raw_len, members })?;
+        Ok(Some(blocks))
     }
 
     pub(crate) fn store(&self) -> &'s Store {

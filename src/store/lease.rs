@@ -114,6 +114,14 @@ impl Lease<'_> {
         self.keep(layers, &chains)
     }
 
+    /// Keeps a layer from the transaction on that makes it visible.
+    pub(crate) fn keep_with(&self, change: &Change<'_>, layer: &Digest) -> Result<()> {
+        match change.has_lease(self.n)? {
+            true => change.add_lease_ref(self.n, &LeaseRef::Layer(*layer)),
+            false => Err(over()),
+        }
+    }
+
     fn keep(&self, layers: &[Digest], others: &[LeaseRef]) -> Result<()> {
         let keep = |change: &Change<'_>| {
             if !change.has_lease(self.n)? {

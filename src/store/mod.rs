@@ -26,5 +26,5 @@ pub use open::{OpenOptions, Store};
 pub(crate) use packs::{RESERVE as PACK_MAX, pack_base};
 pub(crate) use pending::Found;
 pub(crate) use read::{ChunkReader, RawChunk};
-pub(crate) use session::{Outcome, Scratch};
+pub(crate) use session::{Moves, Outcome, Scratch};
 pub(crate) use swap::put as put_database;

@@ -100,16 +100,13 @@ impl<'s> ChunkReader<'s> {
     /// # Errors
     /// `Corrupt`, naming the chunk, if the store does not have it or its bytes do not match its id.
     pub(crate) fn read(&mut self, id: &ContentId) -> Result<RawChunk> {
-        let mut read = self.read_verified(id);
-        if read.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
-            // gc may have removed the pack, and an import stored the chunk anew, since this looked where it is.
-            self.store.packs.close();
-            read = self.read_verified(id).or(read);
-        }
-        read.map(Arc::new).map_err(|e| e.subject(format!("chunk {id}")))
+        let mut raw = Vec::new();
+        let read = self.read_found(id, &mut raw);
+        let read = self.or_elsewhere(read, id, &mut raw);
+        read.map(|()| Arc::new(raw)).map_err(|e| e.subject(format!("chunk {id}")))
     }
 
-    /// Where a chunk lies. Chunks in use stay where they are.
+    /// Where a chunk lies. It may be moved from there, and stays readable there for a while.
     ///
     /// # Errors
     /// `Corrupt`, naming the chunk, if the store does not have it.
@@ -120,19 +117,28 @@ impl<'s> ChunkReader<'s> {
 
     /// As [`read`](Self::read), for a chunk that was located before, into `raw`, whose memory is used again.
     pub(crate) fn read_into(&mut self, id: &ContentId, location: &Location, raw: &mut Vec<u8>) -> Result<()> {
-        self.read_located(id, location, raw).map_err(|e| e.subject(format!("chunk {id}")))
+        let read = self.read_located(id, location, raw);
+        self.or_elsewhere(read, id, raw).map_err(|e| e.subject(format!("chunk {id}")))
+    }
+
+    /// Looks again where a chunk is that could not be read. Since that was asked, gc may have removed the pack and an import
+    /// stored it anew, or it may have been compressed again, and gc have given back where it was.
+    fn or_elsewhere(&mut self, read: Result<()>, id: &ContentId, raw: &mut Vec<u8>) -> Result<()> {
+        if !read.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+            return read;
+        }
+        self.store.packs.close();
+        self.read_found(id, raw).or(read)
     }
 
     fn index(&self) -> &Index {
         self.index.as_ref().expect("a reader holds its connection until it is dropped")
     }
 
-    fn read_verified(&mut self, id: &ContentId) -> Result<Vec<u8>> {
+    fn read_found(&mut self, id: &ContentId, raw: &mut Vec<u8>) -> Result<()> {
         let location = self.index().chunk(id)?;
         let location = location.ok_or_else(|| Error::corrupt("the store does not have this chunk"))?;
-        let mut raw = Vec::new();
-        self.read_located(id, &location, &mut raw)?;
-        Ok(raw)
+        self.read_located(id, &location, raw)
     }
 
     fn read_located(&mut self, id: &ContentId, location: &Location, raw: &mut Vec<u8>) -> Result<()> {

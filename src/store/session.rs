@@ -71,6 +71,18 @@ impl Store {
     }
 }
 
+/// What becomes of copies that the store has of a session's chunks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Moves {
+    /// They stay, and the new ones are space for gc.
+    #[default]
+    None,
+    /// They are damaged: the new ones take their places at once.
+    Damaged,
+    /// They are as good as the new ones, which take their places; whoever found them where they were may read on.
+    Sound,
+}
+
 /// What a session leaves behind when it succeeds.
 #[derive(Default)]
 pub(crate) struct Outcome {
@@ -79,7 +91,7 @@ pub(crate) struct Outcome {
     /// Whether records refer to chunks that were found before the session began.
     pub(crate) borrowed: bool,
     /// Whether its chunks take the places of copies that the store has.
-    pub(crate) mends: bool,
+    pub(crate) moves: Moves,
     /// Other drafts to publish, with the file each becomes: configurations, manifests, kept blobs.
     pub(crate) files: Vec<(Draft, PathBuf)>,
 }
@@ -225,8 +237,13 @@ fn enter(change: &Change<'_>, session: &Session<'_>, packs: &[SealedPack], outco
     for pack in packs {
         change.seal_pack(pack.base, pack.len)?;
         let table = pack.table()?;
-        if outcome.mends {
-            change.move_chunks(&table)?;
+        match outcome.moves {
+            Moves::None => {}
+            Moves::Damaged => change.move_chunks(&table)?,
+            Moves::Sound => {
+                change.leave_behind(&table)?;
+                change.move_chunks(&table)?;
+            }
         }
         change.add_chunks(table)?;
     }

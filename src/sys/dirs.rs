@@ -6,6 +6,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, 
 use rustix::io::{Errno, Result};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The longest path the kernel takes, its ending NUL included.
@@ -22,6 +23,12 @@ pub(crate) struct Dir(OwnedFd);
 pub(crate) struct Owner {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+impl From<OwnedFd> for Dir {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
 }
 
 impl AsFd for Dir {
@@ -80,6 +87,35 @@ impl Dir {
         Ok(())
     }
 
+    /// Removes a name and, if it is a directory's, all that is in it; one that is not there is fine.
+    pub(crate) fn remove(&self, name: &[u8]) -> std::io::Result<()> {
+        match fs::unlinkat(&self.0, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // EISDIR on Linux; EPERM is what POSIX says.
+            Err(Errno::ISDIR | Errno::PERM) => {
+                let name = std::ffi::OsStr::from_bytes(name);
+                // Follows no symlink that takes the name's place.
+                std::fs::remove_dir_all(Path::new(&format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes sure that the directory `name` is there and only its owner may enter it, in place of whatever else has the
+    /// name. Returns whether it was there already.
+    pub(crate) fn enter(&self, name: &[u8]) -> std::io::Result<bool> {
+        match self.below(name, true) {
+            Ok(dir) => {
+                fs::fchmod(&dir.0, PRIVATE)?;
+                return Ok(true);
+            }
+            Err(Errno::NOENT) => {}
+            Err(Errno::NOTDIR | Errno::LOOP) => self.remove(name)?,
+            Err(e) => return Err(e.into()),
+        }
+        Ok(self.make(name).map(|()| false)?)
+    }
+
     /// Makes a directory that only its owner may enter.
     pub(crate) fn make(&self, name: &[u8]) -> Result<()> {
         fs::mkdirat(&self.0, name, PRIVATE)
@@ -108,6 +144,12 @@ impl Dir {
     pub(crate) fn create(&self, name: &[u8], mode: u16) -> Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         fs::openat(&self.0, name, flags, Mode::from_raw_mode(mode.into())).map(File::from)
+    }
+
+    /// Opens a regular file for writing.
+    pub(crate) fn open_file(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::openat(&self.0, name, flags, Mode::empty()).map(File::from)
     }
 
     pub(crate) fn symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {
@@ -184,6 +226,15 @@ impl Inode<'_> {
         Ok((stat.st_mtime, stat.st_mtime_nsec as u32))
     }
 
+    /// Takes an attribute away; one that is not there is fine. Not for names.
+    pub(crate) fn remove_xattr(self, name: &[u8]) -> Result<()> {
+        let Self::Open(fd) = self else { return Err(Errno::OPNOTSUPP) };
+        match fs::fremovexattr(fd, name) {
+            Err(Errno::NODATA) => Ok(()),
+            other => other,
+        }
+    }
+
     pub(crate) fn set_xattr(self, name: &[u8], value: &[u8]) -> Result<()> {
         match self {
             Self::Open(fd) => fs::fsetxattr(fd, name, value, XattrFlags::empty()),
@@ -228,6 +279,27 @@ mod tests {
             Inode::Named(&root, b"out").set_xattr(b"trusted.x", b"1").unwrap();
             assert_eq!(fs::listxattr(&outside, &mut [0u8; 64][..]), Ok(0));
         }
+    }
+
+    #[test]
+    fn removes_and_enters_what_is_there_and_follows_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let outside = scratch.path().join("outside");
+        std::fs::create_dir_all(outside.join("d")).unwrap();
+        std::fs::create_dir_all(scratch.path().join("root/full/of/dirs")).unwrap();
+        let at = scratch.path().join("root");
+        symlink(&outside, at.join("full/link")).unwrap();
+        symlink(&outside, at.join("link")).unwrap();
+        let root = Dir::open(&at).unwrap();
+        root.remove(b"full").unwrap();
+        root.remove(b"nothing").unwrap();
+        assert!(!root.enter(b"link").unwrap(), "a directory takes the symlink's place");
+        assert!(root.enter(b"link").unwrap());
+        assert!(!root.enter(b"new").unwrap());
+        assert!(outside.join("d").is_dir());
+        let names: Vec<_> = std::fs::read_dir(&at).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(std::fs::symlink_metadata(at.join("link")).unwrap().is_dir());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::publish::io_error;
 use crate::error::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
@@ -107,6 +107,12 @@ fn failed(kind: &str, what: &str, error: Errno) -> Error {
 pub(crate) fn bind(source: &Path, read_only: bool, target: &Path) -> Result<()> {
     mount_bind_recursive(source, target).map_err(|e| failed("bind", &format!("mount {}", source.display()), e))?;
     if read_only { make_read_only(target) } else { Ok(()) }
+}
+
+/// Opens the directory that a bind mount would show.
+pub(crate) fn open_directory(source: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(source, flags, Mode::empty()).map_err(|e| io_error("open directory", source, e))
 }
 
 /// A mount of `source`, attached nowhere yet, with ids as `user_namespace` maps them.

@@ -110,6 +110,14 @@ impl ScannedDir {
 /// # Errors
 /// `NotFound`, `Io`; `FailedPrecondition` if something changes meanwhile; `Cancelled`.
 pub(crate) fn scan(dir: &Path, threads: usize, observer: &dyn Observer) -> Result<Scan> {
+    scan_within(dir, threads, KEPT, observer)
+}
+
+/// As [`scan`]; holds at most `kept` bytes of small files.
+///
+/// # Errors
+/// As [`scan`].
+pub(crate) fn scan_within(dir: &Path, threads: usize, kept: usize, observer: &dyn Observer) -> Result<Scan> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| io_error("open", dir, e))?;
     let scanned = ScannedDir { fd, path: dir.to_owned() };
@@ -117,7 +125,7 @@ pub(crate) fn scan(dir: &Path, threads: usize, observer: &dyn Observer) -> Resul
     let at = Arc::new(OpenDir { fd: again, number: 0, path: Vec::new() });
     let scanner = Scanner {
         dir: &scanned,
-        budget: AtomicUsize::new(KEPT),
+        budget: AtomicUsize::new(kept),
         work: Mutex::new(Work { tasks: Vec::new(), busy: 1, failure: None, dirs: vec![Vec::new()] }),
         more: Condvar::new(),
         observer,

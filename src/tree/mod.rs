@@ -57,7 +57,7 @@ use std::collections::BTreeMap;
 pub(crate) use diff::{diff, pairs, squash};
 pub(crate) use edit::Located;
 pub(crate) use node::{Attributes, Node, NodeKind};
-pub(crate) use outline::{Leaf, Outline, Spot};
+pub(crate) use outline::{Leaf, Outline, OutlineDir, Spot};
 
 use crate::error::{Error, Result};
 use crate::format::entry::Entry;

@@ -4,6 +4,7 @@ mod chains;
 mod fsck;
 mod gc;
 mod rebuild;
+mod recompress;
 mod repair;
 mod shares;
 mod stale;
@@ -12,8 +13,11 @@ mod verify;
 mod why;
 
 pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use gc::mark;
 pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 pub use rebuild::{RebuildOptions, RebuildReport};
+pub use recompress::{RecompressOptions, RecompressReport};
 pub use repair::{PartOfChunk, RepairOptions, RepairReport, RepairSource};
 pub use shares::{ImageUsage, UsageByImage};
 pub use usage::Usage;

@@ -1,5 +1,7 @@
 //! What can be typed. Every command's help ends in examples; the table of exit codes is in `errors.rs` too.
 
+mod additional;
+mod bench;
 mod snapshots;
 mod upkeep;
 
@@ -8,8 +10,10 @@ use layerstore::{Compress, Compression, Digest, Platform};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+pub(crate) use additional::{Additional, AdditionalCommand};
+pub(crate) use bench::{Bench, Init};
 pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
-pub(crate) use upkeep::{Fsck, Gc, Repair, Usage, Why};
+pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
 
@@ -57,6 +61,7 @@ pub(crate) struct Global {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     Demo(Demo),
+    Init(Init),
     Import(Import),
     Export(Export),
     /// List the images of the store
@@ -72,6 +77,7 @@ pub(crate) enum Command {
     Gc(Gc),
     Fsck(Fsck),
     Repair(Repair),
+    Recompress(Recompress),
     Snapshot(Snapshot),
     Mount(MountArgs),
     Umount(Umount),
@@ -79,10 +85,12 @@ pub(crate) enum Command {
     Diff(Diff),
     Run(Run),
     Commit(Commit),
+    Additional(Additional),
     /// Show which drivers work here, and what the others lack
     #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
     Doctor,
     Why(Why),
+    Bench(Bench),
     Usage(Usage),
     /// Print a completion script for a shell
     #[command(
@@ -143,7 +151,7 @@ pub(crate) struct Import {
     #[arg(long, value_name = "DIGEST")]
     pub(crate) expect: Option<Digest>,
     /// How new chunks are compressed: auto (as time allows), raw, lz4 or zstd[:LEVEL] [default: auto]
-    #[arg(long, value_name = "CODEC", value_parser = compress)]
+    #[arg(long, value_name = "CODEC")]
     pub(crate) compress: Option<Compress>,
     /// Threads at work [default: the CPUs there are]
     #[arg(long, value_name = "N")]
@@ -255,21 +263,6 @@ pub(crate) struct Rm {
     pub(crate) what: Vec<String>,
 }
 
-/// Reads `auto`, `raw`, `lz4`, `zstd` or `zstd:LEVEL`.
-fn compress(text: &str) -> Result<Compress, String> {
-    match text.split_once(':').map_or((text, None), |(codec, level)| (codec, Some(level))) {
-        ("auto", None) => Ok(Compress::Auto),
-        ("raw", None) => Ok(Compress::Raw),
-        ("lz4", None) => Ok(Compress::Lz4),
-        ("zstd", None) => Ok(Compress::Zstd(1)),
-        ("zstd", Some(level)) => match level.parse() {
-            Ok(level @ 1..=19) => Ok(Compress::Zstd(level)),
-            _ => Err("zstd levels are 1 to 19".into()),
-        },
-        _ => Err("wanted auto, raw, lz4, zstd or zstd:LEVEL".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,17 +279,6 @@ mod tests {
                 "{}",
                 command.get_name()
             );
-        }
-    }
-
-    #[test]
-    fn reads_codecs() {
-        assert_eq!(compress("auto"), Ok(Compress::default()));
-        assert_eq!(compress("zstd"), Ok(Compress::Zstd(1)));
-        assert_eq!(compress("zstd:19"), Ok(Compress::Zstd(19)));
-        assert_eq!(compress("lz4"), Ok(Compress::Lz4));
-        for bad in ["", "gzip", "zstd:20", "zstd:0", "zstd:", "raw:1"] {
-            assert!(compress(bad).is_err(), "{bad}");
         }
     }
 }

@@ -41,6 +41,8 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Fsck(args) => return commands::fsck::run(context, &args),
         Command::Repair(args) => return commands::repair::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),
+        Command::Init(args) => commands::init::run(context, &args),
+        Command::Bench(args) => commands::bench::run(context, &args),
         Command::Import(args) => commands::import::run(context, &args),
         Command::Export(args) => commands::export::run(context, &args),
         Command::Images => commands::images::run(context),
@@ -50,6 +52,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Inspect(args) => commands::inspect::run(context, &args),
         Command::Rm(args) => commands::rm::run(context, &args),
         Command::Gc(args) => commands::gc::run(context, &args),
+        Command::Recompress(args) => commands::recompress::run(context, &args),
         Command::Why(args) => commands::why::run(context, &args),
         Command::Usage(args) => commands::usage::run(context, &args),
         Command::Completions { shell } => commands::completions::run(context, shell),
@@ -59,6 +62,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Extract(args) => commands::extract::run(context, &args),
         Command::Diff(args) => commands::diff::run(context, &args),
         Command::Commit(args) => commands::commit::run(context, &args),
+        Command::Additional(args) => commands::additional::run(context, &args),
         Command::Doctor => commands::doctor::run(context),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -1,7 +1,8 @@
-//! Work nobody waits for: committed directories into layers, and directories of removed snapshots away.
+//! Work nobody waits for: committed directories into layers, and directories of removed snapshots away; and bringing to
+//! disk what others unpack.
 //!
-//! It begins when the daemon has had nothing to do for a moment, so that it does not compete with an image that is being
-//! unpacked. What a crash or a stop interrupts is found again at the next start.
+//! It begins when the daemon has had nothing to do for a moment and nothing is being unpacked, so that it does not compete
+//! with an image on its way. What a crash or a stop interrupts is found again at the next start.
 
 use crate::server::Server;
 use layerstore::{ErrorKind, Event, Observer};
@@ -48,15 +49,19 @@ impl Background {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits until there is work and it is quiet; false once it is time to stop.
-    fn next(&self) -> bool {
+    /// Waits until there is work and it is quiet; false once it is time to stop. `busy` says whether somebody is at work
+    /// without calling meanwhile.
+    fn next(&self, busy: impl Fn() -> bool) -> bool {
         let mut state = self.lock();
         loop {
             if state.stop {
                 return false;
             }
             let now = Instant::now();
-            let due = state.pending.map(|(first, last)| (first + PATIENCE).min(last + QUIET));
+            let due = state.pending.map(|(first, last)| {
+                let quiet = if busy() { now + QUIET } else { last + QUIET };
+                (first + PATIENCE).min(quiet)
+            });
             state = match due {
                 Some(due) if due <= now => {
                     state.pending = None;
@@ -68,24 +73,24 @@ impl Background {
         }
     }
 
-    /// Sleeps, but not beyond a stop.
-    fn sleep(&self, time: Duration) {
-        let state = self.lock();
-        let _ = self.changed.wait_timeout_while(state, time, |state| !state.stop);
+    /// Sleeps, but not beyond a stop. Whether there was one.
+    fn stopped_within(&self, time: Duration) -> bool {
+        let waited = self.changed.wait_timeout_while(self.lock(), time, |state| !state.stop);
+        waited.unwrap_or_else(|e| e.into_inner()).0.stop
     }
 }
 
 /// The thread's work. Begins with what an earlier run of the daemon left.
 pub(crate) fn run(server: &Arc<Server>) {
     server.background.wake();
-    while server.background.next() {
+    while server.background.next(|| server.unpacking.is_busy()) {
         if let Err(error) = once(server) {
             if error.kind() == ErrorKind::Cancelled {
                 continue;
             }
             server.metrics.background_failures.fetch_add(1, Relaxed);
             tracing::error!(%error, "background work failed; it is tried again");
-            server.background.sleep(RETRY);
+            server.background.stopped_within(RETRY);
             server.background.wake();
         }
     }
@@ -101,6 +106,22 @@ fn once(server: &Server) -> layerstore::Result<()> {
         tracing::info!(absorbed, removed, time = ?begin.elapsed(), "background work done");
     }
     Ok(())
+}
+
+/// How often what is being unpacked goes to disk.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The work of another thread: while containerd unpacks a layer into a directory, brings to disk what is there, so that
+/// Commit, during which containerd lets nobody else do anything, has little left to wait for.
+pub(crate) fn flush(server: &Server) {
+    while !server.background.stopped_within(FLUSH) {
+        if server.unpacking.is_written_to()
+            && let Err(error) = server.snapshots.flush()
+        {
+            // Commit finds it out, too, and says so to whom it concerns.
+            tracing::warn!(%error, "what is being unpacked cannot be brought to disk");
+        }
+    }
 }
 
 struct Stopping<'s>(&'s Server);

@@ -1,7 +1,7 @@
 //! The configuration file and the command line; what the latter says goes first.
 
 use clap::Parser;
-use layerstore::{DriverKind, Error, Result};
+use layerstore::{Compress, DriverKind, Error, Result};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,8 @@ pub(crate) struct Config {
     pub(crate) log: String,
     /// Threads that hash and compress a layer; all processors by default.
     pub(crate) threads: Option<NonZeroUsize>,
+    /// How new content is compressed.
+    pub(crate) compress: String,
     pub(crate) containerd: Containerd,
 }
 
@@ -71,6 +73,8 @@ impl Default for Config {
             metrics: None,
             log: "info".into(),
             threads: None,
+            // Images stay longer than they are waited for.
+            compress: "zstd:1".into(),
             containerd: Containerd::default(),
         }
     }
@@ -99,6 +103,7 @@ impl Config {
         config.metrics = args.metrics.or(config.metrics);
         config.containerd.content = args.content.or(config.containerd.content);
         config.driver()?;
+        config.compress()?;
         Ok(config)
     }
 
@@ -113,6 +118,10 @@ impl Config {
 
     pub(crate) fn driver(&self) -> Result<DriverKind> {
         self.driver.parse()
+    }
+
+    pub(crate) fn compress(&self) -> Result<Compress> {
+        self.compress.parse()
     }
 }
 
@@ -142,6 +151,8 @@ mod tests {
         assert!(Config::parse("rooot = '/a'").unwrap_err().to_string().contains("rooot"));
         let args = Args::try_parse_from(["x", "--driver", "btrfs"]).unwrap();
         assert_eq!(Config::load(args).unwrap_err().kind(), layerstore::ErrorKind::InvalidInput);
+        let config = Config { compress: "xz".into(), ..Config::default() };
+        assert_eq!(config.compress().unwrap_err().kind(), layerstore::ErrorKind::InvalidInput);
     }
 
     /// The file that is shipped says what the defaults are.

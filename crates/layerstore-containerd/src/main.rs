@@ -7,6 +7,7 @@
 //! | `server.rs` | what all calls share, and how they are done |
 //! | `snapshots.rs`, `remote.rs` | the snapshots service; layers that are here already |
 //! | `diff/` | the diff service: blobs into the store, and back |
+//! | `unpacking.rs` | which layers are being unpacked |
 //! | `background.rs` | work that nobody waits for |
 //! | `metrics.rs`, `exposition.rs` | counters, and serving them |
 //! | `convert.rs`, `proto.rs` | the protocol |
@@ -25,6 +26,7 @@ mod proto;
 mod remote;
 mod server;
 mod snapshots;
+mod unpacking;
 
 use clap::Parser;
 use config::{Args, Config};
@@ -89,6 +91,8 @@ async fn serve(config: Config) -> Result<()> {
     let metrics = metrics.as_deref().map(exposition::Endpoint::open).transpose()?;
     let worker = server.clone();
     let worker = tokio::task::spawn_blocking(move || background::run(&worker));
+    let flusher = server.clone();
+    let flusher = tokio::task::spawn_blocking(move || background::flush(&flusher));
     let metrics = metrics.map(|endpoint| tokio::spawn(endpoint.run(server.clone())));
 
     let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -115,6 +119,7 @@ async fn serve(config: Config) -> Result<()> {
     let rest = async {
         let _ = serving.await;
         let _ = worker.await;
+        let _ = flusher.await;
     };
     if tokio::time::timeout(STOP_PATIENCE, rest).await.is_err() {
         tracing::warn!("some calls did not end in time");

@@ -4,6 +4,7 @@ use crate::background::Background;
 use crate::config::Config;
 use crate::convert;
 use crate::metrics::Metrics;
+use crate::unpacking::Unpacking;
 use layerstore::{Event, Observer, Result, Snapshotter, SnapshotterOptions, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,20 +17,22 @@ pub(crate) struct Server {
     pub(crate) snapshots: Snapshotter,
     pub(crate) metrics: Metrics,
     pub(crate) background: Background,
+    pub(crate) unpacking: Unpacking,
     stopping: Arc<AtomicBool>,
 }
 
 impl Server {
     pub(crate) fn open(config: Config) -> Result<Self> {
         let options = SnapshotterOptions::default().driver(config.driver()?).namespace(config.namespace.clone());
+        let options = options.compress(config.compress()?);
         make_private(&config.root);
         let snapshots = Snapshotter::open(Arc::new(Store::open(&config.root)?), &options)?;
         for (driver, reason) in snapshots.refused() {
             tracing::info!(%driver, %reason, "does not work here");
         }
         tracing::info!(driver = %snapshots.driver(), root = %config.root.display(), "store open");
-        let (metrics, background) = (Metrics::default(), Background::default());
-        Ok(Self { config, snapshots, metrics, background, stopping: Arc::default() })
+        let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
+        Ok(Self { config, snapshots, metrics, background, unpacking, stopping: Arc::default() })
     }
 
     pub(crate) fn store(&self) -> &Store {

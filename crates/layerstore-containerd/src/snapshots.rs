@@ -34,7 +34,14 @@ impl api::snapshots_server::Snapshots for Service {
                 let e = Error::new(layerstore::ErrorKind::AlreadyExists, "the layer is here");
                 return Err(e.subject(format!("snapshot {name}")));
             }
-            let mounts = server.snapshots.prepare(&request.key, parent, &labels, watch)?;
+            // What will not be mounted need not be mountable: making each chain of an image ready would take longer than
+            // storing its layers.
+            let goes_on = labels.contains_key(remote::REF) && parent.is_some_and(|p| server.unpacking.goes_on(p));
+            let mounts = match goes_on {
+                true => server.snapshots.prepare_unmade(&request.key, parent, &labels, watch),
+                false => server.snapshots.prepare(&request.key, parent, &labels, watch),
+            }?;
+            server.unpacking.prepared(&request.key);
             match remote::staged(&server.snapshots, &labels).filter(|_| parent.is_none()) {
                 None => Ok(mounts),
                 Some(layer) => {
@@ -75,6 +82,7 @@ impl api::snapshots_server::Snapshots for Service {
                 options = options.parent(parent);
             }
             server.snapshots.commit(&request.name, &request.key, &options, watch)?;
+            server.unpacking.committed(&request.key, &request.name);
             server.background.wake();
             Ok(())
         };
@@ -86,6 +94,7 @@ impl api::snapshots_server::Snapshots for Service {
         let subject = key.clone();
         let remove = move |server: &Server, _: &crate::server::Watch| {
             server.snapshots.remove(&key)?;
+            server.unpacking.removed(&key);
             server.background.wake();
             Ok(())
         };

@@ -28,7 +28,7 @@ mod tests;
 pub(crate) mod write;
 mod xattrs;
 
-#[cfg(feature = "internals")]
+#[cfg(any(test, feature = "internals"))]
 pub(crate) use superblock::reseal;
 pub(crate) use superblock::{Check, Pack};
 

@@ -118,7 +118,7 @@ pub(super) fn seal(image: &mut [u8]) {
 }
 
 /// Makes a superblock say the length and the sums of what it stands in, whatever else it says: for fuzzing.
-#[cfg(feature = "internals")]
+#[cfg(any(test, feature = "internals"))]
 pub(crate) fn reseal(image: &mut Vec<u8>) {
     image.resize(image.len().next_multiple_of(BLOCK_LEN).max(BLOCK_LEN), 0);
     let blocks = (image.len() / BLOCK_LEN) as u32;

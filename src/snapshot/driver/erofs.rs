@@ -33,6 +33,12 @@ impl Erofs {
         Ok(Self { store })
     }
 
+    /// The id of a chain, and where it is mounted.
+    fn target(&self, layers: &[Digest]) -> Result<(Digest, PathBuf)> {
+        let chain_id = Digest::chain_of(layers).ok_or_else(|| Error::invalid("a chain without layers"))?;
+        Ok((chain_id, self.store.path().join("mounts").join(chain_id.hex())))
+    }
+
     /// Builds the image of `layers` and publishes it.
     fn build(&self, layers: &[Digest], path: &Path) -> Result<()> {
         // From here on gc leaves alone what the image will refer to, and from its rename on because it does.
@@ -86,9 +92,14 @@ impl Driver for Erofs {
         DriverKind::Erofs
     }
 
+    fn planned(&self, layers: &[Digest]) -> Result<(Vec<PathBuf>, bool)> {
+        let target = self.target(layers)?.1;
+        let there = mount::is_mount_point(&target);
+        Ok((vec![target], there))
+    }
+
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
-        let chain_id = Digest::chain_of(layers).ok_or_else(|| Error::invalid("a chain without layers"))?;
-        let target = self.store.path().join("mounts").join(chain_id.hex());
+        let (chain_id, target) = self.target(layers)?;
         if mount::is_mount_point(&target) {
             return Ok(vec![target]);
         }

@@ -19,7 +19,7 @@ const INSIDE_MAX: u64 = 64 << 20;
 /// # Errors
 /// `Unsupported` for what EROFS cannot hold; `Corrupt` if a chunk is in no pack, or the pack's own table says otherwise
 /// than the database.
-pub(super) fn build(store: &Store, tree: &Tree<Content>) -> Result<Vec<u8>> {
+pub(crate) fn build(store: &Store, tree: &Tree<Content>) -> Result<Vec<u8>> {
     store.with_index(|index| {
         let packs = index.packs()?;
         index.begin_reading()?;

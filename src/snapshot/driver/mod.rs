@@ -15,6 +15,8 @@ use crate::observe::Observer;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use image::build as build_image;
 pub(super) use select::open;
 
 /// Which driver serves snapshots.
@@ -70,6 +72,12 @@ pub(super) trait Driver: Send + Sync {
     /// # Errors
     /// `NotFound` for an unknown layer, `Corrupt`, `Io`, `Unsupported`.
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>>;
+
+    /// The directories that [`lowers`](Self::lowers) gives, and whether all of them are there already.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a chain without layers.
+    fn planned(&self, layers: &[Digest]) -> Result<(Vec<PathBuf>, bool)>;
 
     /// Whether overlays must keep their marks in `user.overlay.*`, as in user namespaces.
     fn user_marks(&self) -> bool {

@@ -65,13 +65,20 @@ impl Driver for Overlay {
         self.user
     }
 
-    fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
+    fn planned(&self, layers: &[Digest]) -> Result<(Vec<PathBuf>, bool)> {
         let trees = self.store.path().join("trees");
         let paths: Vec<PathBuf> = chain_ids(layers).map(|chain_id| trees.join(chain_id.hex())).collect();
-        let missing = |paths: &[PathBuf]| -> Vec<usize> { (0..paths.len()).filter(|&i| !paths[i].exists()).collect() };
-        if missing(&paths).is_empty() {
+        let there = paths.iter().all(|path| path.exists());
+        Ok((paths, there))
+    }
+
+    fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
+        let trees = self.store.path().join("trees");
+        let (paths, there) = self.planned(layers)?;
+        if there {
             return Ok(paths);
         }
+        let missing = |paths: &[PathBuf]| -> Vec<usize> { (0..paths.len()).filter(|&i| !paths[i].exists()).collect() };
         // One lock for the lowest layer is one for all chains that share anything.
         let name = format!("tree-{}", layers[0].hex());
         let _lock = Lock::acquire(&self.store.path().join("locks").join(name), PATIENCE, observer)?;

@@ -1,7 +1,7 @@
 //! Trees and layers written into directories.
 //!
-//! A directory is written top-down, relative to open directories, into a fresh root that nobody else may enter before
-//! it is complete: no name of an image is ever looked up through a symlink, so none can lead outside.
+//! A directory is written top-down, relative to open directories, into a root that nobody else may enter before it is
+//! complete, and that is fresh but for `onto.rs`: no name of an image is ever looked up through a symlink, so none can lead outside.
 //!
 //! | file | what |
 //! | --- | --- |
@@ -11,16 +11,19 @@
 //! | `write.rs` | leaves and their content |
 //! | `frame.rs` | directories before the leaves; links, whiteouts and attributes of directories after them |
 //! | `attributes.rs` | owner, attributes, mode, time |
+//! | `onto.rs` | a layer onto a directory that holds the tree below it |
 //! | `verify.rs` | what is there against what was written |
 
 mod attributes;
 mod chunks;
 mod frame;
+mod onto;
 mod options;
 mod plan;
 mod verify;
 mod write;
 
+pub(crate) use onto::layer_onto;
 pub(crate) use options::Overlay;
 pub use options::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub(crate) use verify::{Difference, differences};
@@ -34,7 +37,8 @@ use crate::sys::dirs::{Dir, Owner};
 use crate::sys::publish::io_error;
 use crate::tree::{NodeKind, Outline, Tree};
 use options::Losses;
-use plan::Plan;
+use plan::{LeafAt, Plan};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use write::Work;
 
@@ -124,20 +128,7 @@ fn extract(
     }
     let losses = Losses::new(options.strict);
     frame::make(&targets, options.threads)?;
-    let plan = Plan::new(store, &targets, options.threads)?;
-    let work = Work {
-        store,
-        targets: &targets,
-        plan: &plan,
-        options,
-        losses: &losses,
-        observer,
-        shared: Default::default(),
-        stop: false.into(),
-        missing: Default::default(),
-    };
-    in_parallel(options.threads, |own| work.run(own))?;
-    let missing = work.missing.into_inner().unwrap_or_else(|e| e.into_inner());
+    let missing = leaves(store, &targets, options, &losses, observer)?;
     frame::complete(&targets, options, &losses, &missing)?;
     if let (true, Some(target)) = (options.sync, targets.first()) {
         target.root.sync_file_system().map_err(|e| io_error("sync the file system of", &target.path, e))?;
@@ -146,6 +137,30 @@ fn extract(
     let mut report = count(&targets);
     losses.into_report(&mut report);
     Ok(report)
+}
+
+/// Writes the leaves; returns devices that could not be made.
+fn leaves(
+    store: &Store,
+    targets: &[Target],
+    options: &ExtractOptions,
+    losses: &Losses,
+    observer: &dyn Observer,
+) -> Result<HashSet<LeafAt>> {
+    let plan = Plan::new(store, targets, options.threads)?;
+    let work = Work {
+        store,
+        targets,
+        plan: &plan,
+        options,
+        losses,
+        observer,
+        shared: Default::default(),
+        stop: false.into(),
+        missing: Default::default(),
+    };
+    in_parallel(options.threads, |own| work.run(own))?;
+    Ok(work.missing.into_inner().unwrap_or_else(|e| e.into_inner()))
 }
 
 /// Runs `work` on threads of its own, numbered from 0; the first error wins, what follows from it does not.

@@ -83,6 +83,10 @@ impl ExtractOptions {
         self
     }
 
+    pub(in crate::snapshot) fn thread_count(&self) -> usize {
+        self.threads
+    }
+
     /// How layers stacked over others are written.
     pub(crate) fn overlay(mut self, overlay: Overlay) -> Self {
         self.overlay = overlay;

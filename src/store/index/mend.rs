@@ -65,6 +65,19 @@ impl Change<'_> {
         self.add_members(members)
     }
 
+    /// Notes among the dead where chunks are that are about to [move](Self::move_chunks): who found them there before may
+    /// read them still, and metadata images may show them there. So their space is given back as that of any dead chunk.
+    pub(crate) fn leave_behind(&self, chunks: &[TableChunk]) -> Result<()> {
+        let generation = self.next_generation()? as i64;
+        let mut n = self.last_chunk()?;
+        for c in chunks {
+            let sql = "INSERT INTO dead_chunks (n, id, block, stored, raw, generation) \
+                       SELECT ?2, id, block, stored, raw, ?3 FROM chunks WHERE id = ?1";
+            n += self.run(sql, params![c.id.as_bytes(), n + 1, generation])? as i64;
+        }
+        Ok(())
+    }
+
     /// Forgets a chunk that is damaged, and which small files are in it.
     pub(crate) fn forget_chunk(&self, id: &ContentId) -> Result<()> {
         let sql = "DELETE FROM members WHERE chunk IN (SELECT n FROM chunks WHERE id = ?1)";

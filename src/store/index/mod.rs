@@ -48,6 +48,9 @@ const SCHEMA_VERSION: i64 = 3;
 const BUSY: Duration = Duration::from_secs(60);
 /// The WAL is cut back to this size after a checkpoint, so that it does not count as lasting disk use.
 const WAL_LIMIT: i64 = 1 << 20;
+/// Pages in the WAL (of 4 KiB) from which on a commit carries them over into the database, whoever waits for it. An
+/// image's import into a large store changes some thousand.
+const CHECKPOINT: i64 = 8192;
 
 /// What each version added to the one before.
 const SCHEMA: [&str; 3] =
@@ -163,6 +166,7 @@ impl Index {
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
+        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
         // 16 MiB of pages a connection: enough for a million chunks' inner nodes, and bounded.
         db.pragma_update(None, "cache_size", -16_384)?;
         db.set_prepared_statement_cache_capacity(64);

@@ -99,7 +99,7 @@ fn dead_layers(store: &Store, live: &Live, layers: &[Digest]) -> Result<Vec<Garb
 }
 
 /// All metadata images there are, those included that only mounts have still.
-pub(super) fn images(store: &Store) -> Result<Vec<PathBuf>> {
+pub(in crate::upkeep) fn images(store: &Store) -> Result<Vec<PathBuf>> {
     let images = named(store, "images", ".erofs")?.into_iter().map(|(path, _)| path);
     Ok(images.chain(stale_images(store)?).collect())
 }

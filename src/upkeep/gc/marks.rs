@@ -152,6 +152,21 @@ impl Marks {
     }
 }
 
+/// Marks what all layers need; how many chunks that is, and how many there are.
+#[cfg(any(test, feature = "internals"))]
+pub(crate) fn mark(store: &Store) -> Result<(u64, u64)> {
+    let layers = store.layers()?.into_iter().map(|layer| layer.diff_id).collect();
+    let (mut marker, mut alive, mut all) = (Marker::new(store, layers, &())?, 0, 0);
+    while let Some(marks) = marker.next()? {
+        marks.for_each_chunk(store, &(), |_, needed| {
+            alive += u64::from(needed);
+            all += 1;
+            Ok(())
+        })?;
+    }
+    Ok((alive, all))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

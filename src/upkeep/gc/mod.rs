@@ -17,7 +17,9 @@ mod marks;
 mod plan;
 mod space;
 
-pub(super) use find::disk_of;
+pub(super) use find::{disk_of, images};
+#[cfg(any(test, feature = "internals"))]
+pub(crate) use marks::mark;
 pub(super) use marks::{PrefixMap, for_each_ref, for_each_row, passes};
 pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
 

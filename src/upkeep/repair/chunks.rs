@@ -7,7 +7,7 @@ use crate::codec::chunk::{Compress, Encoder};
 use crate::error::Result;
 use crate::id::ContentId;
 use crate::observe::check;
-use crate::store::{Change, ChunkRow, Ingest, Outcome, chunk_refs};
+use crate::store::{Change, ChunkRow, Ingest, Moves, Outcome, chunk_refs};
 use crate::sys::publish::io_error;
 use crate::upkeep::verify::Reader;
 use std::collections::{BTreeSet, HashSet};
@@ -35,7 +35,7 @@ impl Repair<'_> {
         if self.report.chunks.is_empty() && self.report.moved == 0 {
             return Ok(());
         }
-        ingest.commit(Outcome { mends: true, ..Outcome::default() }, |_| Ok(()))
+        ingest.commit(Outcome { moves: Moves::Damaged, ..Outcome::default() }, |_| Ok(()))
     }
 
     /// Sound chunks of damaged packs.

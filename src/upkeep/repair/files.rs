@@ -7,7 +7,7 @@ use crate::error::{ErrorKind, Result};
 use crate::format::erofs::read::Image;
 use crate::layer::{ImportOptions, LayerJob, import_layers};
 use crate::observe::check;
-use crate::store::{Change, Ingest, Outcome, chunk_refs};
+use crate::store::{Change, Ingest, Moves, Outcome, chunk_refs};
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use crate::upkeep::stale;
 use std::fs::{self, File};
@@ -67,7 +67,7 @@ impl Repair<'_> {
         record.sync()?;
         record.move_to(dir.join("record"))?;
         // The chunks first: a record must not refer to what a crash would take back.
-        ingest.commit(Outcome { mends: true, ..Outcome::default() }, |_| Ok(()))?;
+        ingest.commit(Outcome { moves: Moves::Damaged, ..Outcome::default() }, |_| Ok(()))?;
         let path = self.store.record_path(layer);
         let publish = |change: &Change<'_>| {
             change.describe_layer(&info)?;

@@ -1,6 +1,8 @@
 //! Arguments of the commands that look after a store.
 
 use clap::{Args, ValueHint};
+use layerstore::Compress;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// Remove what nothing needs, and give its disk space back
@@ -46,6 +48,25 @@ pub(crate) struct Repair {
     /// Where the bytes come from [default: what the store itself has]
     #[arg(value_hint = ValueHint::AnyPath)]
     pub(crate) source: Option<PathBuf>,
+}
+
+/// Compress again, more strongly, what imports compressed in haste
+///
+/// Every chunk that takes less space that way is stored once more, and `gc` gives back where it was. What is mounted
+/// stays mounted and keeps its copies until it is unmounted; other processes may use the store meanwhile.
+#[derive(Args)]
+#[command(after_help = "EXAMPLES:\n  layerstore recompress\n  layerstore recompress --compress zstd:19 --threads 1
+  layerstore recompress --json | jq .saved")]
+pub(crate) struct Recompress {
+    /// How to compress: lz4, zstd:LEVEL (1 to 19)
+    #[arg(long, value_name = "CODEC", default_value = "zstd:9")]
+    pub(crate) compress: Compress,
+    /// Threads at work [default: the CPUs there are]
+    #[arg(long)]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Leave the old copies to a later `gc`
+    #[arg(long)]
+    pub(crate) no_gc: bool,
 }
 
 /// Say what keeps something from gc

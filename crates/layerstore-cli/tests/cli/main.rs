@@ -7,4 +7,5 @@ mod layers;
 mod snapshots;
 mod streams;
 mod support;
+mod tuning;
 mod upkeep;

@@ -1,4 +1,5 @@
-//! Apply: a layer's blob into a snapshot, the fast way: into the store, without unpacking anything.
+//! Apply: a layer's blob into a snapshot, the fast way: into the store, without unpacking anything. Onto mounts of other
+//! snapshotters it is written, once it is stored and found to be what it should be.
 
 use super::content::Content;
 use crate::convert;
@@ -31,26 +32,57 @@ pub(super) async fn apply(
     request: api::ApplyRequest,
     metadata: &MetadataMap,
 ) -> Result<api::ApplyResponse, Status> {
+    let mounts = convert::mounts_in(request.mounts.clone());
+    let answer = apply_here(server, request, metadata).await;
+    if answer.as_ref().is_err_and(|e| e.code() == Code::Unimplemented) {
+        // The next differ of containerd's list mounts them.
+        let revive = move |server: &Server, watch: &Watch| match target(server, &mounts)? {
+            Some(key) => server.snapshots.mounts(&key, watch).map(drop),
+            None => Ok(()),
+        };
+        server.call("Revive", "", revive).await?;
+    }
+    answer
+}
+
+async fn apply_here(
+    server: &Arc<Server>,
+    request: api::ApplyRequest,
+    metadata: &MetadataMap,
+) -> Result<api::ApplyResponse, Status> {
     let descriptor = request.diff.unwrap_or_default();
     if !is_layer(&descriptor.media_type) || !request.payloads.is_empty() {
         return Err(Status::unimplemented(format!("{} is not applied here", descriptor.media_type)));
     }
     let digest: Digest = descriptor.digest.parse().map_err(|e| convert::status(&e))?;
     let mounts = convert::mounts_in(request.mounts);
-    let known = server.call("Known", &descriptor.digest, move |server, _| {
-        let Some(key) = target(server, &mounts)? else { return Ok((None, None)) };
+    let asked = mounts.clone();
+    let sync = request.sync_fs;
+    let known = server.call("Known", &descriptor.digest, move |server, watch| {
+        let Some(key) = target(server, &asked)? else {
+            return Ok((None, server.store().apply_known_to(&asked, &digest, sync, watch)?));
+        };
+        server.unpacking.applying();
         let layer = server.snapshots.apply_known(&key, &digest)?;
         Ok((Some(key), layer))
     });
-    let layer = match known.await? {
-        (_, Some(layer)) => {
+    let (key, known) = known.await?;
+    let layer = match known {
+        Some(layer) => {
             server.metrics.layers_known.fetch_add(1, Relaxed);
             layer
         }
-        (Some(key), None) => import(server, key, digest, &descriptor, metadata).await?,
-        // The next differ of containerd's list unpacks what it likes where it likes.
-        (None, None) => return Err(Status::unimplemented("the mounts are of another snapshotter")),
+        None => {
+            let onto = match &key {
+                Some(key) => Onto::Snapshot(key.clone()),
+                None => Onto::Mounts(mounts, sync),
+            };
+            import(server, onto, digest, &descriptor, metadata).await?
+        }
     };
+    if let Some(key) = &key {
+        server.unpacking.applied(key);
+    }
     let applied = Descriptor {
         media_type: APPLIED.to_owned(),
         digest: layer.diff_id.to_string(),
@@ -58,6 +90,13 @@ pub(super) async fn apply(
         annotations: Default::default(),
     };
     Ok(api::ApplyResponse { applied: Some(applied) })
+}
+
+/// What a layer is applied to.
+enum Onto {
+    Snapshot(String),
+    /// Of another snapshotter, and whether the layer is to be on disk when it is there.
+    Mounts(Vec<Mount>, bool),
 }
 
 /// The snapshot that mounts are of, if it is one of ours.
@@ -70,28 +109,32 @@ fn target(server: &Server, mounts: &[Mount]) -> Result<Option<String>> {
 
 async fn import(
     server: &Arc<Server>,
-    key: String,
+    onto: Onto,
     digest: Digest,
     descriptor: &Descriptor,
     metadata: &MetadataMap,
 ) -> Result<LayerImport, Status> {
-    let content = Content::new(&server.config.containerd, metadata, &key)?;
+    let key = if let Onto::Snapshot(key) = &onto { key } else { "" };
+    let content = Content::new(&server.config.containerd, metadata, key)?;
     let blob = content.open(&digest).await.map_err(|e| match e.code() {
         Code::NotFound => e,
         code => Status::new(code, format!("read {digest} from containerd: {}", e.message())),
     })?;
     let import = move |server: &Server, watch: &Watch| {
-        let mut options = ImportOptions::default().expected_blob(digest);
+        let mut options = ImportOptions::default().expected_blob(digest).compress(server.config.compress()?);
         if let Some(threads) = server.config.threads {
             options = options.threads(threads);
         }
         let read = Arc::new(AtomicU64::new(0));
         let blob = Counted { inner: blob, read: read.clone() };
-        let (layer, stats) = server.snapshots.apply(&key, blob, &options, watch)?;
+        let layer = match onto {
+            Onto::Snapshot(key) => server.snapshots.apply(&key, blob, &options, watch)?.0,
+            Onto::Mounts(mounts, sync) => server.store().apply_to(&mounts, blob, &options, sync, watch)?,
+        };
         let bytes = read.load(Relaxed);
         server.metrics.layers_imported.fetch_add(1, Relaxed);
         server.metrics.blob_bytes.fetch_add(bytes, Relaxed);
-        tracing::info!(blob = %digest, diff_id = %layer.diff_id, bytes, stored = stats.new_stored, "layer imported");
+        tracing::info!(blob = %digest, diff_id = %layer.diff_id, bytes, "layer imported");
         Ok(layer)
     };
     server.call("Import", &descriptor.digest, import).await

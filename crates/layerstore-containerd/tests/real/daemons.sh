@@ -56,20 +56,55 @@ ctr containers delete stays
 ctr images import --snapshotter layerstore --base-name docker.io/library/two "$work/committed.tar" >/dev/null
 is "a committed container is an image" "kept ok" "$(run two sh -c 'echo $(cat /kept) $(test -d /srv/opt && test ! -e /opt && test ! -e /usr/share/doc && echo ok)')"
 
+# --- mounts of other snapshotters: the same tree, applied by the same differ. Directories have as many links as their
+# file system likes, and a runtime makes some files anew.
+tree='find / -xdev -mindepth 1 \( -path "/dev*" -o -path "/run*" -o -path "/etc/resolv*" -o -path /proc -o -path /sys \) -prune -o \
+    \( -type d -printf "%p %y %m %U %G %T@\n" -o -printf "%p %y %m %U %G %n %s %T@ %l\n" \) | sort
+    find / -xdev -type f ! -path "/etc/resolv*" ! -path "/dev*" ! -path "/run*" -exec sha256sum {} + | sort'
+images=(one two)
+if [ "$version" != 1.6 ]; then
+    run two sh -c "$tree" >"$work/wanted"
+    for other in overlayfs native; do
+        applied=$(grep -c 'method="Apply".*time=[^ ]*$' "$work/log/plugin")
+        ctr images import --local --snapshotter "$other" --base-name "docker.io/library/$other" "$work/committed.tar" >/dev/null
+        [ "$(grep -c 'method="Apply".*time=[^ ]*$' "$work/log/plugin")" -gt "$applied" ] || fail "$other: somebody else applied it"
+        ctr run --rm --snapshotter "$other" "docker.io/library/$other:latest" "o$other" sh -c "$tree" >"$work/found"
+        # The native snapshotter copies what is below without the times of directories.
+        [ "$other" != native ] || sed -Ei 's/( d [0-9]+ [0-9]+ [0-9]+) .*/\1/' "$work/wanted" "$work/found"
+        is "applies to mounts of $other" "" "$(diff "$work/wanted" "$work/found" | head)"
+        [ "$(wc -l <"$work/found")" -gt 5000 ] || fail "the tree is not listed"
+        images+=("$other")
+    done
+fi
+
 # --- all gone
-for name in one two; do
+for name in "${images[@]}"; do
     ctr images rm --sync "docker.io/library/$name:latest" >/dev/null
 done
 until_ok sh -c "test -z \"\$($tools/$version/usr/bin/ctr --address $work/containerd.sock -n test snapshots --snapshotter layerstore ls | tail -n +2)\""
 is "no snapshot is left" "" "$(snapshots)"
+left() {
+    local part
+    "$layerstore" --store "$store" layers --json
+    for part in blobs images layers mounts packs snapshots trees; do
+        find "$store/$part" -mindepth 1 -maxdepth 1 ! -name 'probe-*'
+    done
+}
+"$layerstore" --store "$store" gc >/dev/null
+is "gc leaves nothing" "" "$(left)"
 
 # --- killed while it imports
-import "$image" three &
+said=$(wc -l <"$work/log/plugin")
+begun() {
+    tail -n "+$((said + 1))" "$work/log/plugin" | grep -q 'method="Prepare" subject="test/[0-9]*/extract'
+}
+import "$image" three 2>/dev/null &
 importing=$!
-sleep "${kill_after:-0.7}"
+until_ok begun
+sleep "${kill_after:-0.1}"
 kill -9 "$plugin_pid"
 wait "$plugin_pid" 2>/dev/null || true
-wait "$importing" && echo "note: the import was over before the kill"
+if wait "$importing"; then fail "the import was over before the kill"; fi
 plugin_start
 import "$image" three
 is "imports after a kill -9" 12 "$(run three cut -c1-2 /etc/debian_version)"

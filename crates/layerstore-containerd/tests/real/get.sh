@@ -1,15 +1,17 @@
 #!/bin/bash
-# get.sh DIR: everything that the tests on real daemons need, from Debian, unpacked below DIR:
+# get.sh DIR [VERSION...]: everything that the tests on real daemons need, from Debian, unpacked below DIR:
 #   DIR/1.6 DIR/1.7 DIR/2.1   containerd of bookworm, trixie and forky
 #   DIR/proxysuite.test       containerd's own test suite for snapshotters
 # and installs runc, Go, docker-registry and podman. Run as root on bookworm; what is there already is not fetched again.
 set -euo pipefail
 dir=$(realpath -m "${1:?DIR}")
 here=$(dirname "$(realpath "$0")")
+versions=("${@:2}")
+[ ${#versions[@]} -gt 0 ] || versions=(1.6 1.7 2.1)
 export DEBIAN_FRONTEND=noninteractive
 mkdir -p "$dir"
 
-wanted=(golang-go golang-github-containerd-containerd-dev runc docker-registry podman crun skopeo jq)
+wanted=(golang-go golang-github-containerd-containerd-dev runc docker-registry podman crun skopeo jq openssl)
 missing=()
 for package in "${wanted[@]}"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
@@ -38,10 +40,9 @@ containerd() {
     dpkg -x "$at"/containerd_*.deb "$dir/$version"
     rm -rf "$at"
 }
-containerd 1.6 bookworm
-containerd 1.7 trixie
-containerd 2.1 forky
-for version in 1.6 1.7 2.1; do
+declare -A suites=([1.6]=bookworm [1.7]=trixie [2.1]=forky)
+for version in "${versions[@]}"; do
+    containerd "$version" "${suites[$version]}"
     "$dir/$version/usr/bin/containerd" --version
 done
 

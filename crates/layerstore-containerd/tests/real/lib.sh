@@ -43,7 +43,7 @@ place_gone() {
         umount -l "$mounted" 2>/dev/null || true
     done
     if [ "$code" != 0 ]; then
-        tail -n 40 "$work"/log/* >&2
+        tail -n "${lines:-40}" "$work"/log/* >&2
     fi
     # The file system, and the memory it is in.
     umount -l "$work"
@@ -60,13 +60,14 @@ stop() {
 
 plugin_start() {
     "$plugin" --root "$store" --socket "$socket" --driver "$driver" --content "$work/containerd/io.containerd.content.v1.content" \
-        --containerd "$work/containerd.sock" --log info,layerstore_containerd=debug "$@" 2>>"$work/log/plugin" &
+        --containerd "$work/containerd.sock" --log "${log:-info,layerstore_containerd=debug}" "$@" 2>>"$work/log/plugin" &
     plugin_pid=$!
     until_ok test -S "$socket"
     # The file of a killed one stays; who listens is known by connecting.
     until_ok python3 -c "import socket; socket.socket(socket.AF_UNIX).connect('$socket')"
-    # containerd takes a moment to notice that its plugin is there again.
-    [ -z "$containerd_pid" ] || until_ok snapshots
+    # containerd takes a moment to notice that its plugin is there again. It answers a list without it when it knows of
+    # no snapshot; it cannot prepare one without it.
+    [ -z "$containerd_pid" ] || until_ok reaches
 }
 
 # How it ends in real life: within 5 s of a signal, and with success.
@@ -91,6 +92,10 @@ root = "$work/containerd"
 state = "$work/state"
 [grpc]
   address = "$work/containerd.sock"
+END
+    # One to compare with is as it comes.
+    [ "${plain:-}" != 1 ] || return 0
+    cat <<END
 [proxy_plugins.layerstore]
   type = "snapshot"
   address = "$socket"
@@ -155,8 +160,45 @@ run() {
     ctr run --rm --snapshotter layerstore "$image" "c$container" "$@"
 }
 
+reaches() {
+    ctr snapshots --snapshotter layerstore prepare probe && ctr snapshots --snapshotter layerstore rm probe
+}
+
 snapshots() {
     local all
     all=$(ctr snapshots --snapshotter layerstore ls) || return
     tail -n +2 <<<"$all"
+}
+
+# A registry on this machine with $image as 127.0.0.1:$port/one:latest. It speaks TLS with a certificate of its own, as
+# containerd 1.7's transfer service speaks nothing else.
+registry_start() {
+    port=$((20000 + RANDOM % 20000))
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1 \
+        -addext subjectAltName=IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+    export SSL_CERT_FILE=$work/cert.pem
+    cat >"$work/registry.yml" <<END
+version: 0.1
+log: { level: info, accesslog: { disabled: false } }
+storage: { filesystem: { rootdirectory: $work/registry } }
+http: { addr: 127.0.0.1:$port, tls: { certificate: $work/cert.pem, key: $work/key.pem } }
+END
+    docker-registry serve "$work/registry.yml" >"$work/log/registry" 2>&1 &
+    registry_pid=$!
+    until_ok skopeo copy -q --dest-tls-verify=false "oci:$image:latest" "docker://127.0.0.1:$port/one:latest"
+    layers=$(jq -r '.layers[].digest' "$image/blobs/sha256/$(jq -r '.manifests[0].digest' "$image/index.json" | cut -d: -f2)")
+}
+
+# What was asked of the registry until now is not counted.
+forget() {
+    seen=$(($(wc -l <"$work/log/registry") + 1))
+}
+
+# Layers that the registry sent since then.
+fetched() {
+    local count=0 layer
+    for layer in $layers; do
+        count=$((count + $(tail -n "+$seen" "$work/log/registry" | grep -c "\"GET /v2/one/blobs/$layer" || true)))
+    done
+    echo "$count"
 }

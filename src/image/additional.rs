@@ -1,0 +1,382 @@
+//! Extracted layers where containers/storage (podman, buildah, CRI-O) looks before it pulls: an *additional layer store*.
+//!
+//! `DIR/<base64 of the image's reference>/<digest of the layer's blob>/` holds
+//! - `diff`, a link to the layer as a directory that overlayfs stacks;
+//! - `info`, what containers/storage is to believe of the layer, as JSON;
+//! - `blob`, the layer's blob, which only pushing and saving read; empty where it is not wanted.
+//!
+//! The directories are those of the overlay driver. A view of the image's chain keeps them from gc as long as the image
+//! is listed here; its key is `DIR REFERENCE CHAIN_ID`.
+//!
+//! Source: containers/storage `drivers/overlay/overlay.go` (`getAdditionalLayerPath`), `layers.go` (`Layer`).
+
+use super::export::original_blobs;
+use super::manifest::LayerBlob;
+use crate::codec::media::Compression;
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, ErrorKind, Result};
+use crate::observe::{Observer, check};
+use crate::snapshot::{DriverKind, Labels, SnapshotKind, Snapshotter, SnapshotterOptions};
+use crate::store::{ImageInfo, Store, chain_ids};
+use crate::sys::publish::{Draft, io_error, sync_dir};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Whose views these are.
+const NAMESPACE: &str = "additional-layers";
+/// Where a file is written before it gets its name. Names of layers begin with `sha256:`.
+const DRAFT: &str = ".new";
+/// How often others may get in the way.
+const TRIES: usize = 10;
+
+/// A directory of extracted layers for containers/storage. Whoever reads it must be root, as the store's owner is.
+pub struct AdditionalLayers {
+    snapshots: Snapshotter,
+    dir: PathBuf,
+}
+
+/// How to list an image. Start from `AdditionalOptions::default()`.
+#[derive(Clone, Debug, Default)]
+pub struct AdditionalOptions {
+    blobs: bool,
+}
+
+impl AdditionalOptions {
+    /// Writes the blobs too, which pushing and saving the image need. Default false.
+    #[must_use]
+    pub fn blobs(mut self, blobs: bool) -> Self {
+        self.blobs = blobs;
+        self
+    }
+}
+
+/// An image as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdditionalImage {
+    /// The directory of its layers.
+    pub dir: PathBuf,
+    /// Its layers, lowest first. One that is in the image twice is not listed, and is pulled as any other.
+    pub layers: Vec<AdditionalLayer>,
+}
+
+/// A layer as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AdditionalLayer {
+    /// Digest of its compressed blob, under which it is found.
+    pub blob: Digest,
+    /// Its diff_id.
+    pub diff_id: Digest,
+    /// The blob is there, and not only its name.
+    pub has_blob: bool,
+}
+
+impl AdditionalLayers {
+    /// Opens `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// `Unsupported` where the overlay driver does not work; `Io`.
+    pub fn open(store: Arc<Store>, dir: &Path) -> Result<Self> {
+        let options = SnapshotterOptions::default().driver(DriverKind::Overlay).namespace(NAMESPACE);
+        let snapshots = Snapshotter::open(store, &options)?;
+        fs::create_dir_all(dir).map_err(|e| io_error("create directory", dir, e))?;
+        let dir = dir.canonicalize().map_err(|e| io_error("find", dir, e))?;
+        if dir.to_str().is_none_or(|dir| dir.contains('\n')) {
+            return Err(Error::invalid("the directory's name is no text of one line").subject(dir.display()));
+        }
+        Ok(Self { snapshots, dir })
+    }
+
+    /// Lists an image's layers under `reference`, in full as `docker.io/library/app:1`; an image that was listed under it
+    /// before goes. Layers that are not extracted yet are.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a reference containers/storage would not ask for; those of preparing a snapshot.
+    pub fn add(
+        &self,
+        image: &ImageInfo,
+        reference: &str,
+        options: &AdditionalOptions,
+        observer: &dyn Observer,
+    ) -> Result<AdditionalImage> {
+        let dir = self.image_dir(reference)?;
+        let key = self.keep(image, reference, observer)?;
+        fs::create_dir_all(&dir).map_err(|e| io_error("create directory", &dir, e))?;
+        let layers = self.write_layers(&dir, image, options, observer)?;
+        self.forget_others(reference, Some((&key, &layers)))?;
+        sync_dir(&dir)?;
+        sync_dir(&self.dir)?;
+        Ok(AdditionalImage { dir, layers })
+    }
+
+    /// Lists an image no longer. Containers of it should be gone, and containers/storage's own image of it: that has links
+    /// to the directories, which gc takes from now on.
+    ///
+    /// # Errors
+    /// `NotFound`; `Io`.
+    pub fn remove(&self, reference: &str) -> Result<()> {
+        let dir = self.image_dir(reference)?;
+        if !self.list()?.iter().any(|listed| listed == reference) {
+            return Err(Error::not_found("no such reference is listed here").subject(reference));
+        }
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error("remove", &dir, e)),
+            _ => sync_dir(&self.dir)?,
+        }
+        self.forget_others(reference, None)
+    }
+
+    /// The references that are listed, sorted.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` from the database.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let (all, mut references) = (self.prefix(""), Vec::new());
+        let all = all.trim_end();
+        self.snapshots.walk(|info| {
+            let rest = info.key.strip_prefix(all).and_then(|rest| rest.strip_prefix(' '));
+            references.extend(rest.and_then(|rest| rest.split_once(' ')).map(|(reference, _)| reference.to_owned()));
+            Ok(())
+        })?;
+        references.sort();
+        references.dedup();
+        Ok(references)
+    }
+
+    /// What the keys of a reference's views begin with.
+    fn prefix(&self, reference: &str) -> String {
+        format!("{} {reference} ", self.dir.display())
+    }
+
+    fn image_dir(&self, reference: &str) -> Result<PathBuf> {
+        // None of these gives a slash in base64, so that every reference is one name.
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b);
+        if !reference.bytes().all(fits) || !reference.contains('/') {
+            let e = Error::invalid("not a reference that an image is pulled by").subject(reference);
+            return Err(e.expected("one in full, as docker.io/library/app:1"));
+        }
+        Ok(self.dir.join(base64(reference.as_bytes())))
+    }
+
+    /// Extracts an image's layers and keeps them with a view, whose key is returned.
+    fn keep(&self, image: &ImageInfo, reference: &str, observer: &dyn Observer) -> Result<String> {
+        for again in (0..TRIES).rev() {
+            check(observer)?;
+            let Some(top) = self.snapshots.commit_image(image, observer)? else {
+                return Err(Error::invalid("the image has no layers").subject(&image.name));
+            };
+            let key = format!("{}{top}", self.prefix(reference));
+            match self.snapshots.view(&key, Some(&top), &Labels::new(), observer) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                    // What somebody removed from the store is brought back.
+                    self.snapshots.mounts(&key, observer)?;
+                }
+                // Somebody lists an image no longer, at this moment, and took what had no view yet.
+                Err(e) if e.kind() == ErrorKind::NotFound && again > 0 => continue,
+                made => drop(made?),
+            }
+            return Ok(key);
+        }
+        Err(Error::new(ErrorKind::Busy, "others list images no longer all the time").subject(&image.name))
+    }
+
+    fn write_layers(
+        &self,
+        dir: &Path,
+        image: &ImageInfo,
+        options: &AdditionalOptions,
+        observer: &dyn Observer,
+    ) -> Result<Vec<AdditionalLayer>> {
+        let store = self.snapshots.store();
+        let blobs = original_blobs(&store.image_manifest(image)?, image)?;
+        let mut times: BTreeMap<Digest, usize> = BTreeMap::new();
+        blobs.iter().for_each(|blob| *times.entry(blob.digest).or_default() += 1);
+        let mut layers = Vec::new();
+        for ((diff_id, chain), blob) in image.layers.iter().zip(chain_ids(&image.layers)).zip(&blobs) {
+            check(observer)?;
+            // What it adds depends on what is below, and only one of the places can have the name.
+            if times[&blob.digest] > 1 {
+                continue;
+            }
+            let at = dir.join(blob.digest.to_string());
+            fs::create_dir_all(&at).map_err(|e| io_error("create directory", &at, e))?;
+            write_file(&at, "info", &info(store, diff_id, blob)?)?;
+            link(&store.path().join("trees").join(chain.hex()), &at.join("diff"))?;
+            // The last one: before it is there, nothing is.
+            let has_blob = self.write_blob(&at, diff_id, blob, options.blobs, observer)?;
+            sync_dir(&at)?;
+            layers.push(AdditionalLayer { blob: blob.digest, diff_id: *diff_id, has_blob });
+        }
+        Ok(layers)
+    }
+
+    /// Whether the blob is there in full.
+    fn write_blob(
+        &self,
+        at: &Path,
+        diff_id: &Digest,
+        blob: &LayerBlob,
+        wanted: bool,
+        observer: &dyn Observer,
+    ) -> Result<bool> {
+        let path = at.join("blob");
+        let there = fs::metadata(&path).map(|meta| meta.len()).ok();
+        if there == Some(blob.size) {
+            return Ok(true);
+        }
+        if wanted {
+            let mut out = Hashing { draft: draft(at)?, hasher: Hasher::default() };
+            let how = (blob.compression, NonZeroUsize::MIN);
+            self.snapshots.store().write_blob(&mut out, diff_id, blob, how, observer)?;
+            if out.hasher.finish() == blob.digest {
+                out.draft.publish(&path)?;
+                return Ok(true);
+            }
+        }
+        if there.is_none() {
+            write_file(at, "blob", b"")?;
+        }
+        Ok(false)
+    }
+
+    /// Removes the views of this reference but the one to keep, and directories of other layers than its.
+    fn forget_others(&self, reference: &str, keep: Option<(&str, &[AdditionalLayer])>) -> Result<()> {
+        let (prefix, mut others) = (self.prefix(reference), Vec::new());
+        self.snapshots.walk(|info| {
+            if info.key.starts_with(&prefix) && keep.is_none_or(|(key, _)| info.key != key) {
+                others.push(info.key);
+            }
+            Ok(())
+        })?;
+        if let Some((_, layers)) = keep {
+            let dir = self.image_dir(reference)?;
+            let wanted: Vec<String> = layers.iter().map(|layer| layer.blob.to_string()).collect();
+            for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
+                if !wanted.iter().any(|name| found.file_name() == name[..]) {
+                    let path = found.path();
+                    fs::remove_dir_all(&path).map_err(|e| io_error("remove", &path, e))?;
+                }
+            }
+        }
+        others.iter().try_for_each(|key| self.forget(key))?;
+        self.forget_chains()
+    }
+
+    /// Removes what no view stands on any more, children before parents.
+    fn forget_chains(&self) -> Result<()> {
+        let mut chains = Vec::new();
+        self.snapshots.walk(|info| {
+            if info.kind == SnapshotKind::Committed {
+                chains.push(info.key);
+            }
+            Ok(())
+        })?;
+        chains.iter().rev().try_for_each(|key| self.forget(key))
+    }
+
+    fn forget(&self, key: &str) -> Result<()> {
+        match self.snapshots.remove(key) {
+            // Gone already, or others stand on it.
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::FailedPrecondition) => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What containers/storage is told of a layer.
+fn info(store: &Store, diff_id: &Digest, blob: &LayerBlob) -> Result<Vec<u8>> {
+    // containers/storage `pkg/archive` (`Compression`).
+    let compression = match blob.compression {
+        Compression::None => 0,
+        Compression::Gzip => 2,
+        Compression::Zstd => 4,
+    };
+    let info = json!({
+        "compressed-diff-digest": blob.digest, "compressed-size": blob.size,
+        "diff-digest": diff_id, "diff-size": store.layer(diff_id)?.tar_size(), "compression": compression,
+    });
+    Ok(info.to_string().into_bytes())
+}
+
+/// A file that may get a name in `dir`; one that an earlier call left goes.
+fn draft(dir: &Path) -> Result<Draft> {
+    let path = dir.join(DRAFT);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", &path, e)),
+        _ => Draft::create(path),
+    }
+}
+
+fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = dir.join(name);
+    if fs::read(&path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let mut draft = draft(dir)?;
+    draft.append(bytes)?;
+    draft.publish(&path)
+}
+
+/// Makes `path` a link to `target`, whatever it led to before.
+fn link(target: &Path, path: &Path) -> Result<()> {
+    if fs::read_link(path).is_ok_and(|there| there == target) {
+        return Ok(());
+    }
+    let new = path.with_file_name(DRAFT);
+    let _ = fs::remove_file(&new);
+    std::os::unix::fs::symlink(target, &new).map_err(|e| io_error("link", &new, e))?;
+    fs::rename(&new, path).map_err(|e| io_error("rename into place", path, e))
+}
+
+struct Hashing {
+    draft: Draft,
+    hasher: Hasher,
+}
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let len = self.draft.write(bytes)?;
+        self.hasher.update(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.draft.flush()
+    }
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for part in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(part.get(i).copied().unwrap_or_default());
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * i) & 63) as usize];
+            out.push(if i <= part.len() { digit.into() } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4648, section 10, and what podman 4.3 looked for.
+    #[test]
+    fn base64_is_the_standard_one() {
+        let pairs = ["", "", "f", "Zg==", "fo", "Zm8=", "foo", "Zm9v", "foob", "Zm9vYg==", "fooba", "Zm9vYmE="];
+        for pair in pairs.chunks(2) {
+            assert_eq!(base64(pair[0].as_bytes()), pair[1]);
+        }
+        assert_eq!(base64(b"docker.io/library/app:1"), "ZG9ja2VyLmlvL2xpYnJhcnkvYXBwOjE=");
+    }
+}
