@@ -327,8 +327,10 @@ impl Snapshotter {
                 _ => {}
             }
             fs::rename(draft, &dir).map_err(|e| io_error("rename into place", &dir, e))?;
-            // What is in it before its name; a journal does both at once.
-            sync_dir(&dir)?;
+            // What is in it before its name; a journal does both at once. A whole tree was synced with all it has.
+            if row.form != Form::Whole.to_u8() {
+                sync_dir(&dir)?;
+            }
             sync_dir(&self.store.path().join("snapshots"))?;
             Ok(Some(n))
         };

@@ -3,6 +3,7 @@
 use crate::long;
 use crate::ops::{Answer, Op};
 use crate::power::fresh;
+use crate::strict::is_needed;
 use crate::task::Task;
 use crate::trap::{Call, Verdict, supervise};
 use crate::verify::check;
@@ -52,12 +53,12 @@ fn check_answers(answers: &[Answer], script: &[Op], call: &Call, fault: Verdict)
             return Err(format!("tried again it failed again: {message}"));
         }
     }
-    // A sync that failed must never count as done. Those of the database file itself belong to checkpoints, which are
-    // tried again when the log is needed next; interrupted ones are repeated. SQLite takes a failed sync of the store's
-    // directory for a good one, which is why the store does that again: only one of the two fails here.
+    // A sync that failed must never count as done, if anything depends on it. Those of the database file itself belong to
+    // checkpoints, which are tried again when the log is needed next; interrupted ones are repeated. SQLite takes a failed
+    // sync of the store's directory for a good one, which is why the store does that again: only one of the two fails here.
     let failed = answers.iter().any(|a| matches!(a, Answer::Failed { .. }));
     let again = call.path.ends_with("index.db") || matches!(call.path.to_str(), Some("" | "." | "./"));
-    let matters = call.is_sync() && !again && fault == Verdict::Fail(libc::EIO);
+    let matters = call.is_sync() && is_needed(&call.label()) && !again && fault == Verdict::Fail(libc::EIO);
     if matters && !failed { Err("a failed sync went unnoticed".into()) } else { Ok(()) }
 }
 

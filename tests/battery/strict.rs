@@ -129,7 +129,7 @@ fn syncs(task: &Task) -> BTreeMap<String, usize> {
 }
 
 /// Whether something must be lost without these syncs.
-fn is_needed(label: &str) -> bool {
+pub(crate) fn is_needed(label: &str) -> bool {
     // SQLite's rollback journal is there for the making of the database alone, which begins anew if it is lost.
     // The database that a rebuild fills is nobody's before it is complete and closed: of what SQLite syncs meanwhile only
     // the file itself counts, which gets its name then.
