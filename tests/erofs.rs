@@ -10,6 +10,7 @@ use layerstore::{
     Snapshotter, SnapshotterOptions, Store, detect,
 };
 use std::fs;
+use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -243,6 +244,37 @@ fn a_store_on_tmpfs_is_refused_with_the_reason() {
     layerstore::unmount(dir.path()).expect("unmounts");
 }
 
+/// An image and its packs as one device, with the packs where the image says that they begin. erofs-utils (1.8.6, 1.9.4)
+/// read compressed content of further devices from the first one.
+fn flatten(store: &Store, image: &Path, flat: &Path) {
+    // The superblock (`include/erofs_fs.h`) begins at 1024; these are offsets of fields in the file.
+    const COMPATIBLE: usize = 1024 + 8;
+    const BLOCKS: usize = 1024 + 36;
+    const INCOMPATIBLE: usize = 1024 + 80;
+    const DEVICES: usize = 1024 + 86;
+    const CHECKSUM: u8 = 1;
+    const DEVICE_TABLE: u8 = 8;
+    let mut bytes = fs::read(image).expect("an image");
+    let (len, tag_len) = (bytes.len() as u64, "00000001000".len());
+    // Its device table comes right after the superblock; tags are names of packs.
+    let table = bytes[..bytes.len().min(64 << 10)].to_vec();
+    bytes[COMPATIBLE] &= !CHECKSUM;
+    bytes[INCOMPATIBLE] &= !DEVICE_TABLE;
+    bytes[DEVICES..DEVICES + 4].fill(0);
+    fs::write(flat, &bytes).expect("written");
+    let mut to = fs::File::options().write(true).open(flat).expect("a file");
+    let packs = names(store.path(), "packs").into_iter();
+    for name in packs.filter(|name| table.windows(tag_len).any(|tag| tag == &name.as_bytes()[..tag_len])) {
+        let base = u64::from_str_radix(&name[..tag_len], 16).expect("an address");
+        let mut pack = fs::File::open(store.path().join("packs").join(name)).expect("a pack");
+        pack.seek(SeekFrom::Start(base)).expect("a file");
+        to.seek(SeekFrom::Start(len + base)).expect("a file");
+        std::io::copy(&mut pack, &mut to).expect("copied");
+    }
+    let blocks = u32::try_from(to.metadata().expect("a file").len() / 4096).expect("small images");
+    to.write_all_at(&blocks.to_le_bytes(), BLOCKS as u64).expect("written");
+}
+
 /// `fsck.erofs` over all images, reading every file.
 fn fsck(store: &Store, zstd: bool) {
     let newer = std::env::var_os("LAYERSTORE_FSCK_EROFS");
@@ -251,10 +283,11 @@ fn fsck(store: &Store, zstd: bool) {
         return;
     }
     let program = newer.unwrap_or("fsck.erofs".into());
-    let packs = names(store.path(), "packs");
-    let device = |name: &String| format!("--device={}", store.path().join("packs").join(name).display());
+    let dir = disk_dir();
     for image in images(store) {
-        let run = Command::new(&program).arg("--extract").args(packs.iter().map(device)).arg(&image).output();
+        let flat = dir.path().join("flat");
+        flatten(store, &image, &flat);
+        let run = Command::new(&program).arg("--extract").arg(&flat).output();
         let Ok(output) = run else { return println!("skipped: {} is not installed", program.display()) };
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         if text.contains("unidentified incompatible feature") {
@@ -263,7 +296,7 @@ fn fsck(store: &Store, zstd: bool) {
                 program.display()
             );
         }
-        assert!(output.status.success() && text.contains("No errors found"), "{}: {text}", image.display());
+        assert!(output.status.success() && !text.contains("<E>"), "{}: {text}", image.display());
     }
 }
 

@@ -9,6 +9,7 @@ use crate::trap::{Call, Verdict, supervise};
 use crate::verify::check;
 use crate::volume::{Kind, may_mount, memory_dir};
 use crate::work::Worker;
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
@@ -24,22 +25,33 @@ fn script(task: &Task) -> Vec<Op> {
     task.script.iter().flat_map(|op| [*op, Op::Again]).collect()
 }
 
+/// The call that failed, and whether it was a sync of a file that nothing had been written to since its last one.
+struct Hit {
+    call: Call,
+    idle: bool,
+}
+
 /// Runs the script with one fault at the `n`th call; that call, if there were so many, and what was answered.
-fn run(script: &[Op], root: &Path, n: usize, fault: Verdict) -> (Option<Call>, Vec<Answer>) {
+fn run(script: &[Op], root: &Path, n: usize, fault: Verdict) -> (Option<Hit>, Vec<Answer>) {
     let mut worker = Worker::trapped(root);
     worker.send_all(script);
-    let mut hit = None;
+    let (mut hit, mut written) = (None, HashSet::new());
     supervise(&worker.watch(), root, |at, call| {
+        let idle = call.is_sync() && !written.remove(&call.path);
+        if !call.is_sync() {
+            written.insert(call.path.clone());
+        }
         if at != n {
             return Verdict::Allow;
         }
-        hit = Some(call.clone());
+        hit = Some(Hit { call: call.clone(), idle });
         fault
     });
     (hit, worker.answers())
 }
 
-fn check_answers(answers: &[Answer], script: &[Op], call: &Call, fault: Verdict) -> Result<(), String> {
+fn check_answers(answers: &[Answer], script: &[Op], hit: &Hit, fault: Verdict) -> Result<(), String> {
+    let call = &hit.call;
     if answers.len() != script.len() {
         return Err("the worker died".into());
     }
@@ -54,10 +66,12 @@ fn check_answers(answers: &[Answer], script: &[Op], call: &Call, fault: Verdict)
         }
     }
     // A sync that failed must never count as done, if anything depends on it. Those of the database file itself belong to
-    // checkpoints, which are tried again when the log is needed next; interrupted ones are repeated. SQLite takes a failed
-    // sync of the store's directory for a good one, which is why the store does that again: only one of the two fails here.
+    // checkpoints, which are tried again when the log is needed next, and begin with one of the log, whose commits have all
+    // been synced; interrupted ones are repeated. SQLite takes a failed sync of the store's directory for a good one, which
+    // is why the store does that again: only one of the two fails here.
     let failed = answers.iter().any(|a| matches!(a, Answer::Failed { .. }));
-    let again = call.path.ends_with("index.db") || matches!(call.path.to_str(), Some("" | "." | "./"));
+    let checkpoint = call.path.ends_with("index.db") || hit.idle && call.path.ends_with("index.db-wal");
+    let again = checkpoint || matches!(call.path.to_str(), Some("" | "." | "./"));
     let matters = call.is_sync() && is_needed(&call.label()) && !again && fault == Verdict::Fail(libc::EIO);
     if matters && !failed { Err("a failed sync went unnoticed".into()) } else { Ok(()) }
 }
@@ -77,11 +91,11 @@ fn inject(task: &Task, root: &Path, wanted: usize) -> (usize, usize) {
         // A retry makes calls that the run without a fault had not; they are reached by their number all the same.
         for n in (turn * step / FAULTS.len()..).step_by(step) {
             let mut expected = task.begin(root);
-            let (call, answers) = run(&script, root, n, fault);
-            let Some(call) = call else { break };
+            let (hit, answers) = run(&script, root, n, fault);
+            let Some(hit) = hit else { break };
             expected.after(&script, &answers);
-            let result = check_answers(&answers, &script, &call, fault).and_then(|()| check(root, &expected));
-            result.unwrap_or_else(|e| panic!("{name} at call {n}, {}: {e}\n{answers:#?}", call.label()));
+            let result = check_answers(&answers, &script, &hit, fault).and_then(|()| check(root, &expected));
+            result.unwrap_or_else(|e| panic!("{name} at call {n}, {}: {e}\n{answers:#?}", hit.call.label()));
             std::fs::remove_dir_all(root).expect("nothing is mounted there");
             count += 1;
             noticed += usize::from(answers.iter().any(|a| matches!(a, Answer::Failed { .. })));

@@ -6,7 +6,7 @@ dir=$(realpath -m "${1:?DIR}")
 [ ! -x "$dir/fsck.erofs" ] || exit 0
 at=$dir/.apt
 mkdir -p "$at/lists/partial" "$at/cache/archives/partial" "$dir/root"
-echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian forky main" >"$at/sources.list"
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" >"$at/sources.list"
 apt=(-qq -o "Dir::Etc::sourcelist=$at/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$at/lists"
     -o "Dir::Cache=$at/cache" -o APT::Sandbox::User=root)
 apt-get "${apt[@]}" update
