@@ -229,11 +229,7 @@ pub fn layer_record(input: &[u8]) {
     let ids: Vec<_> = (0..flags >> 1).map(|n| ContentId::of(&[n])).collect();
     let Ok(items) = Items::new(input, &ids).collect::<Result<Vec<_>>>() else { return };
     let mut builder = BlockBuilder::<()> { items: encode(&items, &ids), refs: vec![(); ids.len()], segments: vec![] };
-    let mut lens = items.iter().map(|item| match item {
-        Item::Entry { segment, .. } => *segment,
-        Item::Bytes(len) => *len,
-        Item::More { .. } => 0,
-    });
+    let mut lens = items.iter().map(Item::segment);
     // More than a block may have is no record.
     let segments = lens.try_fold(0u64, |n, len| n.checked_add(len).filter(|&n| n <= 1 << 20));
     let Some(segments) = segments else { return };

@@ -40,6 +40,16 @@ pub(crate) enum Item {
     Bytes(u64),
 }
 
+impl Item {
+    /// How many verbatim bytes go with it.
+    pub(crate) fn segment(&self) -> u64 {
+        match self {
+            Self::Entry { segment: len, .. } | Self::Bytes(len) => *len,
+            Self::More { .. } => 0,
+        }
+    }
+}
+
 const TAG_MASK: u8 = 0x0f;
 /// The entry's extents go on in the next item.
 const MORE: u8 = 0x40;

@@ -140,12 +140,7 @@ impl<'a> Block<'a> {
     /// verbatim bytes is checked all the same.
     pub(crate) fn items(&self) -> Result<Vec<Item>> {
         let items = Items::new(&self.entries, &self.ids).collect::<Result<Vec<_>>>()?;
-        let lens = items.iter().map(|item| match item {
-            Item::Entry { segment, .. } => *segment,
-            Item::Bytes(len) => *len,
-            Item::More { .. } => 0,
-        });
-        let total = lens.fold(0u64, u64::saturating_add);
+        let total = items.iter().map(Item::segment).fold(0u64, u64::saturating_add);
         if total == self.segments_raw as u64 {
             return Ok(items);
         }

@@ -172,12 +172,11 @@ impl Export<'_> {
             return Ok(true);
         }
         let Some(item) = self.items.next_item()? else { return Ok(false) };
-        let (segment, extents) = match item {
-            Item::Entry { segment, extents, .. } => (segment, extents),
-            Item::More { extents, .. } => (0, extents),
-            Item::Bytes(len) => (len, vec![]),
+        let segment = item.segment();
+        self.extents = match item {
+            Item::Entry { extents, .. } | Item::More { extents, .. } => extents.into_iter(),
+            Item::Bytes(_) => vec![].into_iter(),
         };
-        self.extents = extents.into_iter();
         if segment > 0 {
             // Headers and padding between two files: one write where nothing lies between.
             let bytes = self.items.segment(segment);

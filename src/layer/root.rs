@@ -14,6 +14,10 @@ use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+/// Most threads that decode records: decoding takes twice the time of applying, which is done on one. It bounds what is
+/// decoded ahead, too.
+const DECODERS: usize = 4;
+
 /// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
 pub struct Root<'s> {
     store: &'s Store,
@@ -41,7 +45,7 @@ impl Store {
     /// `tree` with layers applied to it, lowest first. Blocks of their records are decoded on other threads, ahead of
     /// where they are applied.
     pub(super) fn tree_on(&self, mut tree: Tree<Content>, layers: &[Digest]) -> Result<Tree<Content>> {
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(DECODERS);
         let (ask, asked) = crossbeam_channel::unbounded::<Job>();
         std::thread::scope(|scope| {
             for _ in 0..threads {

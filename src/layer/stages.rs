@@ -142,8 +142,7 @@ pub fn time_stages<R: Read>(
         taker.times.time(Stage::TarDigest, n, || hasher.update(&buffer[..n]));
         let (begin, before) = (Instant::now(), taker.inside());
         parser.push(&buffer[..n], &mut taker)?;
-        let inside = taker.inside() - before;
-        taker.times.note(Stage::Parse, n, begin.elapsed().saturating_sub(inside));
+        taker.note_around(Stage::Parse, n, begin, before);
     }
     parser.finish()?;
     taker.bundle()?;
@@ -188,6 +187,12 @@ impl<'a> Taker<'a> {
         [Stage::Cut, Stage::Identify, Stage::Compress].iter().map(|stage| self.times.of(*stage).time).sum()
     }
 
+    /// Notes a stage that began then, when [`inside`](Self::inside) was `before`: what was inside since is not its own.
+    fn note_around(&mut self, stage: Stage, bytes: usize, begin: Instant, before: Duration) {
+        let inside = self.inside() - before;
+        self.times.note(stage, bytes, begin.elapsed().saturating_sub(inside));
+    }
+
     fn bundle(&mut self) -> Result<()> {
         let bundle = std::mem::take(&mut self.bundle);
         if bundle.is_empty() { Ok(()) } else { self.coder.chunk(&bundle.bytes, &mut self.times) }
@@ -212,8 +217,7 @@ impl<'a> Taker<'a> {
             [] => self.cutter.finish(&mut emit)?,
             bytes => self.cutter.push(bytes, &mut emit)?,
         }
-        let inside = self.inside() - before;
-        self.times.note(Stage::Cut, bytes.len(), begin.elapsed().saturating_sub(inside));
+        self.note_around(Stage::Cut, bytes.len(), begin, before);
         Ok(())
     }
 }
@@ -244,8 +248,7 @@ impl Sink for Taker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TarWriter;
-    use crate::{ErrorKind, Limits, Time};
+    use crate::{ErrorKind, Limits, TarWriter, Time};
 
     fn tar(sizes: &[usize]) -> Vec<u8> {
         let mut tar = TarWriter::new(Vec::new(), &Limits::default());

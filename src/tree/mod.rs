@@ -54,6 +54,7 @@ mod whiteout;
 
 use std::collections::BTreeMap;
 
+pub(crate) use apply::split;
 pub(crate) use diff::{diff, pairs, squash};
 pub(crate) use edit::Located;
 pub(crate) use node::{Attributes, Node, NodeKind};
@@ -129,7 +130,6 @@ impl<C: Clone + PartialEq> Tree<C> {
     }
 
     /// What has exactly this path, in the normal form of [`Entry::path`]; no symlink is followed.
-    #[cfg(test)]
     pub(crate) fn get(&self, path: &[u8]) -> Option<NodeId> {
         let names = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
         names.into_iter().try_fold(Self::ROOT, |dir, name| self.child(dir, name))

@@ -4,11 +4,10 @@
 //! writes, in a new pack, and one transaction moves its row. No byte of a pack is written twice. Where it was stays as it
 //! is for whoever may read there still, a mount or a reader, and is gc's to give back when nobody can.
 
-use super::gc::images;
+use super::gc::chain_images;
 use super::stale;
 use super::verify::Reader;
 use crate::codec::chunk::{Compress, Encoder};
-use crate::digest::Digest;
 use crate::error::Result;
 use crate::format::pack::{BLOCK, TableChunk, overhead};
 use crate::observe::{Event, Observer, check};
@@ -18,7 +17,6 @@ use crate::sys::publish::io_error;
 use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -194,11 +192,8 @@ impl<'a> Round<'a> {
             return Ok(RecompressReport { chunks, ..RecompressReport::default() });
         }
         self.ingest.commit(Outcome { moves: Moves::Sound, ..Outcome::default() }, |_| Ok(()))?;
-        let retire = |_: &Change<'_>| {
-            let chain = |path: &Path| Digest::from_hex(path.file_stem()?.to_str()?).ok();
-            let images = images(store)?;
-            images.iter().filter_map(|path| chain(path)).try_for_each(|chain| stale::retire(store.path(), &chain))
-        };
+        let retire =
+            |_: &Change<'_>| chain_images(store)?.iter().try_for_each(|(_, chain)| stale::retire(store.path(), chain));
         store.with_index(|index| index.write(retire))?;
         Ok(self.report)
     }

@@ -18,7 +18,7 @@ use crate::observe::{Observer, check};
 use crate::store::Store;
 use crate::sys::dirs::{Dir, Inode, Owner};
 use crate::sys::publish::io_error;
-use crate::tree::{Leaf, NodeId, NodeKind, Outline, OutlineDir, Spot, Tree, diff};
+use crate::tree::{Leaf, NodeKind, Outline, OutlineDir, Spot, diff, split};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -100,7 +100,7 @@ impl Target {
                 Inode::Open(open.as_fd()).chmod(0o700).map_err(|e| failed(e.into()))?;
             }
             // What the layer does not say is not there afterwards; and until then nothing may be passed on from it.
-            for xattr in find(before, &path).into_iter().flat_map(|id| &before.node(id).attributes.xattrs) {
+            for xattr in before.get(&path).into_iter().flat_map(|id| &before.node(id).attributes.xattrs) {
                 Inode::Open(open.as_fd()).remove_xattr(&xattr.name).map_err(|e| failed(e.into()))?;
             }
         }
@@ -152,7 +152,7 @@ impl Maker<'_> {
             return Ok(number);
         }
         let spot = if path.is_empty() { Spot { dir: 0, name: Box::default() } } else { self.spot(path)? };
-        let id = find(self.after, path).ok_or_else(|| Error::corrupt("a directory is not in its tree"))?;
+        let id = self.after.get(path).ok_or_else(|| Error::corrupt("a directory is not in its tree"))?;
         let attributes = self.after.node(id).attributes.clone();
         let number = self.patch.outline.dirs.len() as u32;
         self.patch.outline.dirs.push(OutlineDir { spot, attributes, opaque: false });
@@ -183,7 +183,7 @@ impl Maker<'_> {
             }
             return Ok(());
         }
-        let id = find(self.after, &entry.path).ok_or_else(|| Error::corrupt("a file is not in its tree"))?;
+        let id = self.after.get(&entry.path).ok_or_else(|| Error::corrupt("a file is not in its tree"))?;
         let node = self.after.node(id);
         let number = self.patch.outline.leaves.len() as u32;
         let kind: NodeKind<Content> = match (&node.kind, content) {
@@ -213,19 +213,5 @@ impl Maker<'_> {
         }
         self.patch.rewritten.push((number, disk.dir.open_file(&disk.path)?));
         Ok(())
-    }
-}
-
-/// What has exactly this path; no symlink is followed.
-fn find(tree: &SourceTree, path: &[u8]) -> Option<NodeId> {
-    let names = path.split(|&b| b == b'/').filter(|name| !name.is_empty());
-    names.into_iter().try_fold(Tree::<Source>::ROOT, |dir, name| tree.children(dir)?.get(name).copied())
-}
-
-/// Directory part and last component.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&b| b == b'/') {
-        Some(i) => (&path[..i], &path[i + 1..]),
-        None => (b"", path),
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
         }
     }
     let mut kept_images = stale_images(store)?;
-    for (path, chain) in named(store, "images", ".erofs")? {
+    for (path, chain) in chain_images(store)? {
         if live.keeps_chain("mounts", &chain) {
             kept_images.push(path);
         } else {
@@ -98,9 +98,14 @@ fn dead_layers(store: &Store, live: &Live, layers: &[Digest]) -> Result<Vec<Garb
     Ok(garbage)
 }
 
+/// Metadata images that serve new mounts, and whose they are.
+pub(in crate::upkeep) fn chain_images(store: &Store) -> Result<Vec<(PathBuf, Digest)>> {
+    named(store, "images", ".erofs")
+}
+
 /// All metadata images there are, those included that only mounts have still.
-pub(in crate::upkeep) fn images(store: &Store) -> Result<Vec<PathBuf>> {
-    let images = named(store, "images", ".erofs")?.into_iter().map(|(path, _)| path);
+pub(super) fn images(store: &Store) -> Result<Vec<PathBuf>> {
+    let images = chain_images(store)?.into_iter().map(|(path, _)| path);
     Ok(images.chain(stale_images(store)?).collect())
 }
 

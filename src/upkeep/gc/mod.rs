@@ -17,7 +17,7 @@ mod marks;
 mod plan;
 mod space;
 
-pub(super) use find::{disk_of, images};
+pub(super) use find::{chain_images, disk_of};
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use marks::mark;
 pub(super) use marks::{PrefixMap, for_each_ref, for_each_row, passes};

@@ -4,7 +4,7 @@ use crate::args::{Additional, AdditionalCommand};
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::escape;
-use layerstore::{AdditionalImage, AdditionalLayers, AdditionalOptions};
+use layerstore::{AdditionalImage, AdditionalLayers, AdditionalOptions, Store};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,9 +19,8 @@ pub(crate) fn run(context: &Context, args: &Additional) -> Result<(), Failure> {
     }
 }
 
-fn open(context: &Context, dir: &Path) -> Result<AdditionalLayers, Failure> {
-    AdditionalLayers::open(Arc::new(context.store()?), dir)
-        .hint("`layerstore doctor` tells what each driver lacks here")
+fn open(store: Store, dir: &Path) -> Result<AdditionalLayers, Failure> {
+    AdditionalLayers::open(Arc::new(store), dir).hint("`layerstore doctor` tells what each driver lacks here")
 }
 
 fn add(context: &Context, dir: &Path, what: &str, reference: &str, blobs: bool) -> Result<(), Failure> {
@@ -29,7 +28,7 @@ fn add(context: &Context, dir: &Path, what: &str, reference: &str, blobs: bool) 
     let image = store.image(what).hint("`layerstore images` lists the images there are")?;
     let progress = context.progress(None);
     let options = AdditionalOptions::default().blobs(blobs);
-    let added = open(context, dir)?.add(&image, reference, &options, &progress);
+    let added = open(store, dir)?.add(&image, reference, &options, &progress);
     progress.clear();
     let added = added.hint("--as REF says what podman pulls, as docker.io/library/app:1")?;
     if context.json() {
@@ -57,7 +56,7 @@ fn to_json(reference: &str, added: &AdditionalImage) -> serde_json::Value {
 }
 
 fn list(context: &Context, dir: &Path) -> Result<(), Failure> {
-    for reference in open(context, dir)?.list()? {
+    for reference in open(context.store()?, dir)?.list()? {
         match context.json() {
             true => context.out().json(&json!({ "reference": reference }))?,
             false => context.out().line(escape(reference.as_bytes()))?,
@@ -67,7 +66,7 @@ fn list(context: &Context, dir: &Path) -> Result<(), Failure> {
 }
 
 fn remove(context: &Context, dir: &Path, references: &[String]) -> Result<(), Failure> {
-    let layers = open(context, dir)?;
+    let layers = open(context.store()?, dir)?;
     // All that is named goes or, on an error, nothing.
     let listed = layers.list()?;
     if let Some(missing) = references.iter().find(|reference| !listed.contains(reference)) {
