@@ -243,6 +243,36 @@ fn sound_chunks_leave_a_damaged_pack_without_any_source() {
     assert_eq!(stats.new_chunks, 0);
 }
 
+/// A byte of a compressed chunk that changed, and all content is still as it was.
+#[test]
+fn a_chunk_whose_content_is_right_needs_no_source() {
+    let dir = support::disk_dir();
+    let store = Store::open(dir.path().join("store")).expect("a store");
+    let lines: String = (0..1500).map(|n| format!("line {} of {}\n", n * n % 97, n % 13)).collect();
+    let tar = tar(&[build::file("lines", lines)]);
+    import(&store, &tar);
+    let diff_id = Digest::of(&tar);
+    let pack = files(&store).into_iter().find(|p| p.extension().is_some_and(|e| e == "pack")).expect("a pack");
+    let good = fs::read(&pack).expect("a pack");
+    let file = fs::File::options().write(true).open(&pack).expect("a pack");
+    let put = |at: usize, bits: u8| file.write_all_at(&[good[at] ^ bits], at as u64).expect("a byte");
+    let chunk = good.iter().skip(2 * 4096).position(|b| *b != 0).expect("a chunk") + 2 * 4096;
+    let harmless = |&(at, bits): &(usize, u8)| {
+        put(at, bits);
+        let same = support::try_export(&store, &diff_id).is_ok_and(|back| back == tar);
+        put(at, 0);
+        same
+    };
+    let places = (chunk..chunk + 4096).flat_map(|at| [0x01, 0x40].map(|bits| (at, bits)));
+    let (at, bits) = places.into_iter().find(harmless).expect("some byte of a frame does not matter");
+    put(at, bits);
+    let findings = full(&store).findings;
+    assert!(findings.len() == 1 && findings[0].chunk.is_some() && findings[0].layers == [diff_id], "{findings:?}");
+    let report = repair(&store, None);
+    assert!(report.is_clean() && report.moved == 1 && report.chunks.is_empty(), "{report:?}");
+    assert!(export(&store, &diff_id) == tar);
+}
+
 #[test]
 fn a_source_without_the_bytes_mends_nothing_and_says_so() {
     let image = image();

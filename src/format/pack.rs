@@ -21,15 +21,21 @@ pub(crate) const ADDRESS_LIMIT: u64 = (1 << 44) - (1 << 20);
 /// The longest raw chunk a reader accepts; writers stay far below.
 pub(crate) const CHUNK_RAW_MAX: u32 = 1 << 20;
 
-pub(crate) const VERSION: u32 = 1;
+const HEADER_VERSION: u32 = 1;
+/// A table of version 1 has no sums of stored bytes, one of version 2 has.
+const WITHOUT_SUMS: u32 = 1;
+const WITH_SUMS: u32 = 2;
 const HEADER_MAGIC: [u8; 8] = *b"LSpackHD";
 const FOOTER_MAGIC: [u8; 8] = *b"LSpackFT";
 /// magic 8, version 4, reserved 4, base 8, blake3 32.
 pub(crate) const HEADER_LEN: usize = 56;
 /// magic 8, version 4, chunks 4, members 4, reserved 4, base 8, table address 8, table blake3 32, own blake3 32.
 pub(crate) const FOOTER_LEN: usize = 104;
-const CHUNK_LEN: usize = 48;
-const MEMBER_LEN: usize = 36;
+const ROW_LEN: usize = 48;
+const SUM_LEN: usize = 4;
+/// What a chunk takes in a table, and what a member does.
+pub(crate) const CHUNK_LEN: usize = ROW_LEN + SUM_LEN;
+pub(crate) const MEMBER_LEN: usize = 36;
 
 /// How a chunk's bytes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,14 +122,22 @@ pub(crate) struct Member {
 pub(crate) struct TableChunk {
     pub(crate) id: ContentId,
     pub(crate) location: Location,
+    /// [`sum`] of the stored bytes; the database has none, and neither has a table of version 1.
+    pub(crate) sum: Option<u32>,
     pub(crate) members: Vec<Member>,
+}
+
+/// CRC-32 (IEEE) of a chunk's stored bytes. The id says whether the content is right; this finds the damage that the
+/// codec passes over, before more of it makes the chunk unreadable.
+pub(crate) fn sum(stored: &[u8]) -> u32 {
+    crc32fast::hash(stored)
 }
 
 /// The first bytes of a pack.
 pub(crate) fn encode_header(base: u64) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
     out[..8].copy_from_slice(&HEADER_MAGIC);
-    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    out[8..12].copy_from_slice(&HEADER_VERSION.to_le_bytes());
     out[16..24].copy_from_slice(&base.to_le_bytes());
     let sum = blake3::hash(&out[..24]);
     out[24..].copy_from_slice(sum.as_bytes());
@@ -139,21 +153,22 @@ pub(crate) fn check_header(bytes: &[u8], base: u64) -> Result<()> {
     if c.array()? != HEADER_MAGIC {
         return Err(Error::corrupt("not a pack: bad magic"));
     }
-    check_version(c.u32()?)?;
+    check_version(c.u32()?, HEADER_VERSION)?;
     Err(Error::corrupt("pack header is damaged or belongs to another address"))
 }
 
-fn check_version(version: u32) -> Result<()> {
-    if version == VERSION {
-        return Ok(());
+fn check_version(version: u32, newest: u32) -> Result<u32> {
+    if (1..=newest).contains(&version) {
+        return Ok(version);
     }
     let e = Error::new(ErrorKind::Unsupported, "pack format is of another version");
-    Err(e.expected(VERSION).actual(version))
+    Err(e.expected(newest).actual(version))
 }
 
 /// The end of a pack, which leads to its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
+    version: u32,
     pub(crate) base: u64,
     pub(crate) chunks: u32,
     pub(crate) members: u32,
@@ -163,7 +178,8 @@ pub(crate) struct Footer {
 
 impl Footer {
     pub(crate) fn table_len(&self) -> usize {
-        self.chunks as usize * CHUNK_LEN + self.members as usize * MEMBER_LEN
+        let (chunks, members) = (self.chunks as usize, self.members as usize);
+        chunks * (ROW_LEN + if self.version == WITH_SUMS { SUM_LEN } else { 0 }) + members * MEMBER_LEN
     }
 
     /// Whether a table of the right length with this hash is the one.
@@ -180,7 +196,7 @@ impl Footer {
     pub(crate) fn encode(&self) -> [u8; FOOTER_LEN] {
         let mut out = [0; FOOTER_LEN];
         out[..8].copy_from_slice(&FOOTER_MAGIC);
-        out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..12].copy_from_slice(&self.version.to_le_bytes());
         out[12..16].copy_from_slice(&self.chunks.to_le_bytes());
         out[16..20].copy_from_slice(&self.members.to_le_bytes());
         out[24..32].copy_from_slice(&self.base.to_le_bytes());
@@ -197,9 +213,9 @@ impl Footer {
         if c.array()? != FOOTER_MAGIC {
             return Err(Error::corrupt("pack has no footer: it was not sealed or lost its end"));
         }
-        check_version(c.u32()?)?;
+        let version = check_version(c.u32()?, WITH_SUMS)?;
         let (chunks, members, reserved) = (c.u32()?, c.u32()?, c.u32()?);
-        let footer = Self { base: c.u64()?, chunks, members, table_address: c.u64()?, table_sum: c.array()? };
+        let footer = Self { version, base: c.u64()?, chunks, members, table_address: c.u64()?, table_sum: c.array()? };
         if blake3::hash(&bytes[..72]).as_bytes() != c.take(32)? || reserved != 0 {
             return Err(Error::corrupt("pack footer does not match its checksum"));
         }
@@ -215,7 +231,7 @@ impl Footer {
     }
 }
 
-/// Encodes a pack's table and the footer for it.
+/// Encodes a pack's table and the footer for it; with sums if all chunks have one.
 pub(crate) fn encode_table(base: u64, table_address: u64, chunks: &[TableChunk]) -> (Vec<u8>, Footer) {
     let members: usize = chunks.iter().map(|c| c.members.len()).sum();
     let mut out = Vec::with_capacity(chunks.len() * CHUNK_LEN + members * MEMBER_LEN);
@@ -230,8 +246,12 @@ pub(crate) fn encode_table(base: u64, table_address: u64, chunks: &[TableChunk])
         out.extend_from_slice(m.id.as_bytes());
         out.extend_from_slice(&m.len.to_le_bytes());
     }
+    let sums: Option<Vec<u32>> = chunks.iter().map(|c| c.sum).collect();
+    let version = if sums.is_some() { WITH_SUMS } else { WITHOUT_SUMS };
+    sums.iter().flatten().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
     let table_sum = *blake3::hash(&out).as_bytes();
-    let footer = Footer { base, chunks: chunks.len() as u32, members: members as u32, table_address, table_sum };
+    let (chunks, members) = (chunks.len() as u32, members as u32);
+    let footer = Footer { version, base, chunks, members, table_address, table_sum };
     (out, footer)
 }
 
@@ -241,12 +261,16 @@ pub(crate) fn decode_table(bytes: &[u8], footer: &Footer) -> Result<Vec<TableChu
         return Err(Error::corrupt("pack table has another length than its footer says"));
     }
     footer.check_table(&blake3::hash(bytes))?;
-    let (rows, rest) = bytes.split_at(footer.chunks as usize * CHUNK_LEN);
-    let (mut rows, mut rest) = (Cursor::new(rows), Cursor::new(rest));
+    let (rows, rest) = bytes.split_at(footer.chunks as usize * ROW_LEN);
+    let (members, sums) = rest.split_at(footer.members as usize * MEMBER_LEN);
+    let (mut rows, mut rest, mut sums) = (Cursor::new(rows), Cursor::new(members), Cursor::new(sums));
     let mut out = Vec::with_capacity(footer.chunks as usize);
     let mut free = footer.base + BLOCK;
     while !rows.is_empty() {
-        let chunk = decode_row(&mut rows, &mut rest)?;
+        let mut chunk = decode_row(&mut rows, &mut rest)?;
+        if footer.version == WITH_SUMS {
+            chunk.sum = Some(sums.u32()?);
+        }
         let start = u64::from(chunk.location.block) * BLOCK;
         if start < free || chunk.location.end() > footer.table_address {
             return Err(Error::corrupt("chunks of a pack overlap or leave it").subject(chunk.id));
@@ -273,7 +297,7 @@ fn decode_row(rows: &mut Cursor<'_>, members: &mut Cursor<'_>) -> Result<TableCh
     if count > 0 && total != u64::from(raw_len) {
         return Err(Error::corrupt("members do not fill their bundle").subject(id).expected(raw_len).actual(total));
     }
-    Ok(TableChunk { id, location, members: list })
+    Ok(TableChunk { id, location, sum: None, members: list })
 }
 
 /// Bytes on disk that a pack of so many chunks and members takes beside the chunks.
@@ -292,10 +316,16 @@ mod tests {
         let member = |b: &[u8]| Member { id: ContentId::of(b), len: b.len() as u32 };
         let at = |block, stored_len, raw_len, codec| Location { block, stored_len, raw_len, codec };
         vec![
-            TableChunk { id: ContentId::of(b"a"), location: at(8, 5000, 9000, Codec::Zstd), members: vec![] },
+            TableChunk {
+                id: ContentId::of(b"a"),
+                location: at(8, 5000, 9000, Codec::Zstd),
+                sum: Some(1),
+                members: vec![],
+            },
             TableChunk {
                 id: ContentId::of(b"onetwo"),
                 location: at(10, 6, 6, Codec::Raw),
+                sum: Some(2),
                 members: vec![member(b"one"), member(b"two")],
             },
         ]

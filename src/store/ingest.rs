@@ -134,19 +134,18 @@ impl<'s> Ingest<'s> {
         members: Vec<Member>,
         encoder: &mut Encoder,
     ) -> Result<()> {
-        let (codec, stored) = encoder.encode(raw, self.hurry())?;
-        self.append(NewChunk { id, codec, stored, raw_len: raw.len() as u32, members })
+        let stored = encoder.encode(raw, self.hurry())?;
+        self.append(NewChunk::new(id, raw, stored, members))
     }
 
     /// Stores a chunk that the store has again if that takes fewer blocks; returns how many it takes then.
     pub(crate) fn store_smaller(&self, chunk: &TableChunk, raw: &[u8], encoder: &mut Encoder) -> Result<Option<u64>> {
-        let (codec, stored) = encoder.encode(raw, false)?;
-        let blocks = (stored.len() as u64).div_ceil(BLOCK);
+        let stored = encoder.encode(raw, false)?;
+        let blocks = (stored.1.len() as u64).div_ceil(BLOCK);
         if blocks >= chunk.location.blocks() {
             return Ok(None);
         }
-        let (raw_len, members) = (raw.len() as u32, chunk.members.clone());
-        self.append(NewChunk { id: chunk.id, codec, stored, raw_len, members })?;
+        self.append(NewChunk::new(chunk.id, raw, stored, chunk.members.clone()))?;
         Ok(Some(blocks))
     }
 
@@ -298,11 +297,11 @@ impl<'s> Ingest<'s> {
         if !lock(&self.claimed).insert(id)? || index.has_chunk(&id)? && !self.distrusted.contains(&id) {
             return Ok(id);
         }
-        let (codec, stored) = encoder.encode(&raw, self.hurry())?;
+        let stored = encoder.encode(&raw, self.hurry())?;
         self.counters.chunks_new.fetch_add(1, Relaxed);
         self.counters.raw_new.fetch_add(raw.len() as u64, Relaxed);
-        self.counters.stored_new.fetch_add(stored.len() as u64, Relaxed);
-        self.append(NewChunk { id, codec, stored, raw_len: raw.len() as u32, members })?;
+        self.counters.stored_new.fetch_add(stored.1.len() as u64, Relaxed);
+        self.append(NewChunk::new(id, &raw, stored, members))?;
         Ok(id)
     }
 

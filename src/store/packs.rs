@@ -2,7 +2,9 @@
 
 use super::open::Store;
 use crate::error::{Error, Result};
-use crate::format::pack::{self, BLOCK, Codec, FOOTER_LEN, Footer, Location, Member, TableChunk};
+use crate::format::pack::{
+    self, BLOCK, CHUNK_LEN, Codec, FOOTER_LEN, Footer, Location, MEMBER_LEN, Member, TableChunk,
+};
 use crate::id::ContentId;
 use crate::sys::publish::Draft;
 use std::ffi::OsStr;
@@ -49,7 +51,7 @@ impl PackWriter {
 
     /// Whether a chunk of `stored` bytes and its table row still fit.
     pub(super) fn has_room(&self, stored: usize, members: usize) -> bool {
-        let table = (self.table.len() + 1) * 48 + (self.members + members) * 36 + FOOTER_LEN;
+        let table = (self.table.len() + 1) * CHUNK_LEN + (self.members + members) * MEMBER_LEN + FOOTER_LEN;
         let end = self.next() + stored as u64 + table as u64 + 3 * BLOCK;
         end <= self.limit && self.table.len() + self.members < TABLE_MAX
     }
@@ -73,7 +75,8 @@ impl PackWriter {
             self.buffer.extend_from_slice(chunk.stored);
         }
         self.members += chunk.members.len();
-        self.table.push(TableChunk { id: chunk.id, location, members: chunk.members });
+        let sum = Some(chunk.sum);
+        self.table.push(TableChunk { id: chunk.id, location, sum, members: chunk.members });
         if self.buffer.len() >= WRITE { self.flush() } else { Ok(()) }
     }
 
@@ -118,11 +121,19 @@ impl PackWriter {
 
 /// A chunk to append.
 pub(super) struct NewChunk<'a> {
-    pub(super) id: ContentId,
-    pub(super) codec: Codec,
+    id: ContentId,
+    codec: Codec,
     pub(super) stored: &'a [u8],
-    pub(super) raw_len: u32,
+    sum: u32,
+    raw_len: u32,
     pub(super) members: Vec<Member>,
+}
+
+impl<'a> NewChunk<'a> {
+    /// The chunk of this content, as an encoder stores it.
+    pub(super) fn new(id: ContentId, raw: &[u8], (codec, stored): (Codec, &'a [u8]), members: Vec<Member>) -> Self {
+        Self { id, codec, stored, sum: pack::sum(stored), raw_len: raw.len() as u32, members }
+    }
 }
 
 /// A complete pack under its temporary name.

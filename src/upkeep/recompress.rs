@@ -172,8 +172,8 @@ impl<'a> Round<'a> {
         encoder: &mut Encoder,
     ) -> Result<RecompressReport> {
         let before = chunk.location.blocks();
-        let row = ChunkRow { n: 0, id: chunk.id, location: chunk.location };
-        let raw = reader.check(file, &row).map_err(|e| e.subject(format!("chunk {}", chunk.id)))?;
+        let row = ChunkRow { n: 0, id: chunk.id, location: chunk.location, sum: None };
+        let raw = reader.content(file, &row).map_err(|e| e.subject(format!("chunk {}", chunk.id)))?;
         let seen = RecompressReport { chunks: 1, ..RecompressReport::default() };
         Ok(match self.ingest.store_smaller(chunk, raw, encoder)? {
             Some(after) => {

@@ -16,6 +16,8 @@ pub(crate) struct ChunkRow {
     pub(crate) n: u64,
     pub(crate) id: ContentId,
     pub(crate) location: Location,
+    /// CRC-32 of the stored bytes, for who holds them against the pack's table; the database has none.
+    pub(crate) sum: Option<u32>,
 }
 
 /// A row of `dead_chunks`.
@@ -39,7 +41,7 @@ pub(super) fn chunk((n, id, block, stored, raw_len, _): &Raw) -> Result<ChunkRow
     let codec = Codec::from_u8((stored >> 24) as u8).map_err(|e| e.subject(format!("chunk {id}")))?;
     let location = Location { block: *block, stored_len: stored & 0xff_ffff, raw_len: *raw_len, codec };
     let location = location.validate().map_err(|e| e.subject(format!("chunk {id}")))?;
-    Ok(ChunkRow { n: *n as u64, id, location })
+    Ok(ChunkRow { n: *n as u64, id, location, sum: None })
 }
 
 fn dead(row: &Raw) -> Result<DeadChunk> {
@@ -192,7 +194,7 @@ mod tests {
         let location = Location { block, stored_len: 100, raw_len: 3, codec: Codec::Zstd };
         let location = Location { stored_len: 3, ..location };
         let member = Member { id: ContentId::of(&[seed, b"file"].concat()), len: 3 };
-        TableChunk { id: ContentId::of(seed), location, members: vec![member] }
+        TableChunk { id: ContentId::of(seed), location, sum: None, members: vec![member] }
     }
 
     #[test]

@@ -118,6 +118,7 @@ mod tests {
         let at = |block| TableChunk {
             id,
             location: Location { block, stored_len: 3, raw_len: 3, codec: Codec::Raw },
+            sum: None,
             members: vec![Member { id: file, len: 3 }],
         };
         index.write(|c| c.add_chunks(vec![at(5)])).unwrap();

@@ -43,7 +43,7 @@ use std::time::Duration;
 
 /// `application_id` of the database: "LSdb".
 const APPLICATION_ID: i64 = 0x4c53_6462;
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 /// How long a writer waits for another process's transaction; those take milliseconds.
 const BUSY: Duration = Duration::from_secs(60);
 /// The WAL is cut back to this size after a checkpoint, so that it does not count as lasting disk use.
@@ -53,8 +53,12 @@ const WAL_LIMIT: i64 = 1 << 20;
 const CHECKPOINT: i64 = 8192;
 
 /// What each version added to the one before.
-const SCHEMA: [&str; 3] =
-    [include_str!("../schema-1.sql"), include_str!("../schema-2.sql"), include_str!("../schema-3.sql")];
+const SCHEMA: [&str; 4] = [
+    include_str!("../schema-1.sql"),
+    include_str!("../schema-2.sql"),
+    include_str!("../schema-3.sql"),
+    include_str!("../schema-4.sql"),
+];
 
 /// One connection. Not shared between threads; [`crate::Store`] keeps a pool.
 pub(crate) struct Index {
@@ -135,8 +139,8 @@ impl Index {
             (0, 0) if create => Self::upgrade(&mut db).map_err(db_error("create"))?,
             (APPLICATION_ID, SCHEMA_VERSION) => {}
             (APPLICATION_ID, 1) => Self::upgrade(&mut db).map_err(db_error("upgrade"))?,
-            (APPLICATION_ID, 2) => match Self::upgrade(&mut db).map_err(db_error("upgrade")) {
-                // Version 3 only finds more damage: a disk that is full must not keep anyone from reading.
+            (APPLICATION_ID, 2 | 3) => match Self::upgrade(&mut db).map_err(db_error("upgrade")) {
+                // Versions 3 and 4 only find more damage: a disk that is full must not keep anyone from reading.
                 Err(e) if e.kind() != ErrorKind::Io => return Err(e),
                 _ => {}
             },
@@ -276,7 +280,7 @@ mod tests {
         let location = Location { block: 9, stored_len: 100, raw_len: 300, codec: Codec::Zstd };
         let member = |b: &[u8]| Member { id: ContentId::of(b), len: b.len() as u32 };
         let id = ContentId::of(b"bundle");
-        let chunk = TableChunk { id, location, members: vec![member(b"one"), member(b"three")] };
+        let chunk = TableChunk { id, location, sum: None, members: vec![member(b"one"), member(b"three")] };
         index.write(|c| c.add_chunks(vec![chunk])).unwrap();
         assert_eq!(index.chunk(&id).unwrap(), Some(location));
         assert_eq!(index.member(&ContentId::of(b"three")).unwrap(), Some(MemberPlace { chunk: id, offset: 3 }));

@@ -82,7 +82,7 @@ impl Salvage {
             let location = Location { block, stored_len: stored & 0xff_ffff, raw_len, codec };
             let Ok(location) = location.validate() else { continue };
             let members = members(db, n, raw_len)?;
-            found.push(TableChunk { id: ContentId::from_bytes(id), location, members });
+            found.push(TableChunk { id: ContentId::from_bytes(id), location, sum: None, members });
         }
         found.sort_by_key(|chunk| chunk.location.block);
         Ok(found)

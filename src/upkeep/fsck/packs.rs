@@ -195,7 +195,7 @@ fn live(index: &Index, table: &[TableChunk], agreed: &mut Agreed) -> Result<Vec<
                 continue;
             }
             agreed.chunks += 1;
-            live.push(ChunkRow { n: 0, id: chunk.id, location: chunk.location });
+            live.push(ChunkRow { n: 0, id: chunk.id, location: chunk.location, sum: chunk.sum });
             agreed.members += members(index, chunk)?;
         }
         Ok(live)

@@ -72,7 +72,7 @@ impl Rebuild<'_> {
         let known = table.iter().map(known).collect::<Result<Vec<bool>>>()?;
         // A second copy is space for gc.
         let mut table: Vec<_> = table.into_iter().zip(known).filter(|(_, known)| !known).map(|(c, _)| c).collect();
-        let rows: Vec<_> = table.iter().map(|c| ChunkRow { n: 0, id: c.id, location: c.location }).collect();
+        let rows: Vec<_> = table.iter().map(|c| ChunkRow { n: 0, id: c.id, location: c.location, sum: None }).collect();
         let verified = verify(&file, &rows, self.options.threads, self.observer)?;
         self.report.bytes += verified.bytes;
         let mut bad = HashMap::new();

@@ -38,14 +38,14 @@ impl Repair<'_> {
         ingest.commit(Outcome { moves: Moves::Damaged, ..Outcome::default() }, |_| Ok(()))
     }
 
-    /// Sound chunks of damaged packs.
+    /// Chunks whose content is right, though they or their packs are damaged.
     fn rescue(&mut self, ingest: &Ingest<'_>, encoder: &mut Encoder) -> Result<()> {
         let mut reader = Reader::new()?;
         for (path, rows) in std::mem::take(&mut self.needs.rescue) {
             for batch in rows.chunks(BATCH) {
                 check(self.observer)?;
                 let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
-                let read = |row: &ChunkRow| Ok((row.id, reader.check(&file, row)?.to_vec()));
+                let read = |row: &ChunkRow| Ok((row.id, reader.content(&file, row)?.to_vec()));
                 let chunks = batch.iter().map(read).collect::<Result<Vec<_>>>()?;
                 for chunk in describe(self.store, &self.needs.layers, chunks)? {
                     ingest.store_again(chunk.id, &chunk.raw, chunk.members, encoder)?;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Needs {
     /// Chunks that are damaged or missing.
     pub(super) chunks: BTreeSet<ContentId>,
-    /// Chunks that are sound, in packs that are not, with those packs' files.
+    /// Chunks whose content is right, though they or their packs are damaged, with those packs' files.
     pub(super) rescue: Vec<(PathBuf, Vec<ChunkRow>)>,
     /// First address and length of packs that are damaged apart from their chunks.
     pub(super) packs: Vec<(u64, u64)>,
@@ -39,10 +39,11 @@ impl Needs {
             let packs = index.packs()?;
             let mut needs = Self::default();
             let mut reader = Reader::new()?;
+            let mut told = BTreeSet::new();
             for finding in &report.findings {
                 needs.layers.extend(&finding.layers);
                 match (finding.kind, finding.chunk) {
-                    (_, Some(chunk)) => drop(needs.chunks.insert(chunk)),
+                    (_, Some(chunk)) => drop(told.insert(chunk)),
                     (DamageKind::Pack, _) => {
                         let pack = packs.iter().find(|(base, _)| store.pack_path(*base) == finding.file);
                         if let Some(pack) = pack.filter(|pack| !needs.packs.contains(pack)) {
@@ -55,10 +56,22 @@ impl Needs {
                     _ => {}
                 }
             }
-            for chunk in &needs.chunks {
-                needs.blocks.extend(
-                    index.chunk(chunk).ok().flatten().map(|l| u64::from(l.block)..u64::from(l.block) + l.blocks()),
-                );
+            for chunk in told {
+                let location = index.chunk(&chunk).ok().flatten();
+                let place = location.map(|l| u64::from(l.block)..u64::from(l.block) + l.blocks());
+                // One that a damaged pack has is dealt with.
+                if place
+                    .as_ref()
+                    .is_some_and(|place| needs.packs.iter().any(|p| blocks(p.0, p.1).contains(&place.start)))
+                {
+                    continue;
+                }
+                needs.blocks.extend(place);
+                let row = location.map(|location| ChunkRow { n: 0, id: chunk, location, sum: None });
+                match row.and_then(|row| Some((row, sound_place(store, &packs, &row, &mut reader)?))) {
+                    Some((row, path)) => needs.rescue.push((path, vec![row])),
+                    None => drop(needs.chunks.insert(chunk)),
+                }
             }
             Ok(needs)
         })
@@ -69,13 +82,22 @@ impl Needs {
         self.packs.push((base, len));
         let (path, blocks) = (store.pack_path(base), blocks(base, len));
         let file = File::open(&path);
-        let sound = |row: &ChunkRow| file.as_ref().is_ok_and(|file| reader.check(file, row).is_ok());
+        let sound = |row: &ChunkRow| file.as_ref().is_ok_and(|file| reader.content(file, row).is_ok());
         let (sound, bad): (Vec<ChunkRow>, Vec<ChunkRow>) = index.chunks_in(&blocks)?.into_iter().partition(sound);
         self.chunks.extend(bad.iter().map(|row| row.id));
         self.rescue.push((path, sound));
         self.blocks.push(blocks);
         Ok(())
     }
+}
+
+/// The file of the pack that a chunk is read from, if its content is right, whatever was changed of it.
+fn sound_place(store: &Store, packs: &[(u64, u64)], row: &ChunkRow, reader: &mut Reader) -> Option<PathBuf> {
+    let start = u64::from(row.location.block) * BLOCK;
+    let (base, _) = packs.iter().rfind(|(base, _)| *base <= start)?;
+    let path = store.pack_path(*base);
+    let file = File::open(&path).ok()?;
+    reader.content(&file, row).ok().map(|_| path)
 }
 
 /// The blocks of a pack.

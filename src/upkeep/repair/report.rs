@@ -89,7 +89,7 @@ pub struct RepairReport {
     pub findings: usize,
     /// Chunks that were damaged or missing and are sound now, each compared with its id.
     pub chunks: Vec<ContentId>,
-    /// Sound chunks that were moved out of damaged packs.
+    /// Chunks whose content is right that were moved out of damaged packs, or from damaged places in sound ones.
     pub moved: u64,
     /// Layers whose records were made anew, each proven by the layer's diff_id.
     pub records: Vec<Digest>,

@@ -1,0 +1,2 @@
+-- Schema version 4 changes no table. It says that packs may have tables of version 2, with sums of the stored bytes, which
+-- a build that knows only version 3 cannot read.
