@@ -15,7 +15,7 @@ use layerstore::{FsckOptions, ImportOptions, Selector, Store};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use support::{ROUNDS, inflate, median, peak_rss, source, timed};
+use support::{ROUNDS, decompress, median, peak_rss, source, timed};
 
 fn main() {
     let Some((layouts, base)) = support::images() else { return };
@@ -41,7 +41,7 @@ fn import(store: &Store, layout: &Path, name: &str) -> f64 {
 fn versions(first: &Path, second: &Path, base: &Path, threads: NonZeroUsize) {
     let (mut later, mut checks) = (vec![], vec![]);
     for _ in 0..ROUNDS {
-        let inflated = timed(|| inflate(&source(second))).0;
+        let inflated = timed(|| decompress(&source(second))).0;
         let dir = tempfile::tempdir_in(base).expect("a directory");
         let store = Store::open(dir.path().join("store")).expect("a new store");
         import(&store, first, "first");
