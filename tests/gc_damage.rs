@@ -5,7 +5,7 @@
 mod build;
 mod support;
 
-use layerstore::{GarbageKind, GcOptions, GcPlan, GcReport, Store};
+use layerstore::{ErrorKind, GarbageKind, GcOptions, GcPlan, GcReport, Store};
 use std::collections::BTreeSet;
 use std::fs;
 use support::{export, import, names, noise, store, words};
@@ -95,4 +95,59 @@ fn a_removed_pack_is_not_held_open() {
         fs::read_dir("/proc/self/fd").unwrap().flatten().flat_map(|fd| fs::read_link(fd.path())).collect();
     let root = store.path().join("packs");
     assert!(!open.iter().any(|path| path.starts_with(&root)), "{open:?}");
+}
+
+/// A damaged row that says what an image is makes no garbage of what the image needs.
+#[test]
+fn damaged_rows_of_images_stop_gc() {
+    let sound = support::sound::sound_of(3, 66_000, 4000);
+    let config = {
+        let store = Store::open(&sound.root).unwrap();
+        gc(&store);
+        *store.image("i").unwrap().config.as_bytes()
+    };
+    let file = sound.root.join("index.db");
+    let good = fs::read(&file).unwrap();
+    let places: Vec<usize> = (0..good.len() - 32).filter(|at| good[*at..*at + 32] == config).map(|at| at + 7).collect();
+    assert!(places.len() > 3, "the image, its second copy, and its layers");
+    for at in places {
+        let mut bad = good.clone();
+        bad[at] ^= 0x20;
+        fs::write(&file, &bad).unwrap();
+        let store = Store::open(&sound.root).unwrap();
+        let plan = store.gc_plan(&GcOptions::default(), &());
+        assert_eq!(plan.expect_err("a damaged row").kind(), ErrorKind::Corrupt, "byte {at}");
+        let done = store.gc(&GcPlan::default(), &GcOptions::default(), &());
+        assert_eq!(done.expect_err("a damaged row").kind(), ErrorKind::Corrupt, "byte {at}");
+        drop(store);
+        for log in ["index.db-wal", "index.db-shm"] {
+            let _ = fs::remove_file(sound.root.join(log));
+        }
+    }
+    fs::write(&file, &good).unwrap();
+    assert!(support::sound::read_all(&sound).is_empty());
+}
+
+/// A row that has a chunk where it is not gives nothing of it back: a rebuild finds it where it is.
+#[test]
+fn chunks_that_rows_have_elsewhere_are_not_punched() {
+    let (_dir, store) = store();
+    // Half of each byte's bits: it compresses to a half.
+    let half: Vec<u8> = noise(9, 100_000).iter().map(|b| b & 15).collect();
+    let tars = [[build::file("half", half), vec![0; 1024]].concat(), layer(2, 2)];
+    let (kept, other) = (import(&store, &tars[0]).diff_id, import(&store, &tars[1]).diff_id);
+    let db = rusqlite::Connection::open(store.path().join("index.db")).unwrap();
+    let edit = |sql: &str| assert_eq!(db.execute(sql, []).unwrap(), 1, "{sql}");
+    store.release_layer(&other).unwrap();
+    let n = "(SELECT min(n) FROM chunks WHERE stored >> 24 > 0 AND stored & 0xffffff > 20000)";
+    for (harm, mend) in
+        [("block = block + 1000000", "block = block - 1000000"), ("stored = stored - 8192", "stored = stored + 8192")]
+    {
+        edit(&format!("UPDATE chunks SET {harm} WHERE n = {n}"));
+        let report = gc(&store);
+        assert_eq!(report.damaged.len(), 1, "{harm}: {report:?}");
+        edit(&format!("UPDATE chunks SET {mend} WHERE n = {n}"));
+        assert!(export(&store, &kept) == tars[0], "{harm}");
+    }
+    assert!(gc(&store).damaged.is_empty());
 }

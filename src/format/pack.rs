@@ -133,6 +133,19 @@ pub(crate) fn sum(stored: &[u8]) -> u32 {
     crc32fast::hash(stored)
 }
 
+/// Whether a table has this chunk, in this place.
+pub(crate) fn table_has(table: &[TableChunk], id: &ContentId, location: &Location) -> bool {
+    let found = table.binary_search_by_key(&location.block, |chunk| chunk.location.block);
+    found.is_ok_and(|at| table[at].id == *id && table[at].location == *location)
+}
+
+/// Base and length of the pack, of these in ascending order, whose addresses a chunk's place is among.
+pub(crate) fn owner(packs: &[(u64, u64)], location: &Location) -> Option<(u64, u64)> {
+    let start = u64::from(location.block) * BLOCK;
+    let last = packs.partition_point(|&(base, _)| base <= start).checked_sub(1)?;
+    Some(packs[last]).filter(|&(base, len)| location.end() <= base.saturating_add(len))
+}
+
 /// The first bytes of a pack.
 pub(crate) fn encode_header(base: u64) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];

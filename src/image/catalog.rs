@@ -28,9 +28,14 @@ impl Store {
         self.check_image(&image).map(|()| image)
     }
 
-    /// Whether an image has the layers that its configuration says. One that cannot be read says nothing here.
+    /// Whether an image has the layers that its configuration says. One that cannot be read says nothing here, unless no
+    /// layers are known without it.
     pub(crate) fn check_image(&self, image: &ImageInfo) -> Result<()> {
-        let Ok(config) = self.image_config(image) else { return Ok(()) };
+        let config = match self.image_config(image) {
+            Ok(config) => config,
+            Err(e) if image.layers.is_empty() => return Err(e),
+            Err(_) => return Ok(()),
+        };
         let parsed: Config = parse("the config", &config)?;
         let layers = parsed.rootfs.diff_ids.unwrap_or_default();
         if layers == image.layers {

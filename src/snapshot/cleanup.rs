@@ -17,7 +17,8 @@ impl Snapshotter {
     /// snapshot is mounted over. Returns how many directories went. For all namespaces of the store.
     ///
     /// # Errors
-    /// `Io`. What is left then is found again by the next cleanup.
+    /// `Io`. What is left then is found again by the next cleanup. `Corrupt` if rows of the database are damaged: nothing
+    /// is removed until it was rebuilt.
     pub fn cleanup(&self) -> Result<u64> {
         let moved = self.store.with_reserve(|| self.clean_up());
         self.store.refill_reserve();
@@ -26,6 +27,8 @@ impl Snapshotter {
 
     fn clean_up(&self) -> Result<u64> {
         forget_implied(&self.store)?;
+        // A row that was lost would leave its directory without one.
+        self.store.with_index(|index| index.check_roots())?;
         let scratch = self.store.scratch()?;
         let mounts = MountTables::read();
         // Nobody can add a snapshot while this transaction lasts, so what has no row now has none.
@@ -41,15 +44,19 @@ impl Snapshotter {
     /// # Errors
     /// `Io`. Mounts that are in use stay.
     pub fn close(self) -> Result<()> {
-        let used = self.store.with_index(|index| index.snapshot_lowers())?;
         let dir = self.store.path().join("mounts");
         for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
             let path = found.path();
-            let name = format!("mounts/{}", found.file_name().to_string_lossy());
-            if used.contains(&name) || !mount::is_mount_point(&path) {
+            if !mount::is_mount_point(&path) {
                 continue;
             }
-            match mount::unmount(&path) {
+            let name = format!("mounts/{}", found.file_name().to_string_lossy());
+            // In a transaction: nobody prepares a snapshot on it meanwhile.
+            let unmount = |change: &Change<'_>| match change.snapshot_lowers()?.contains(&name) {
+                true => Ok(()),
+                false => mount::unmount(&path),
+            };
+            match self.store.with_index(|index| index.write(unmount)) {
                 Err(e) if e.kind() != ErrorKind::Busy && e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}
             }

@@ -17,6 +17,7 @@
 //! | `filter.rs` | choosing snapshots in containerd's filter language |
 //! | `cleanup.rs` | directories of removed snapshots |
 //! | `driver/` | layers as directories |
+//! | `stale.rs` | metadata images that serve no new mount |
 //! | `extract/` | trees and layers written into directories |
 //! | `mount.rs` | mounts as values |
 //!
@@ -39,6 +40,7 @@ mod merge;
 mod model;
 mod mount;
 mod snapshotter;
+pub(crate) mod stale;
 
 pub(crate) use cleanup::{forget_implied, lost_snapshot, needs_directory};
 pub use driver::DriverKind;

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow, Store, chain_ids};
+use crate::sys::mount::is_mount_point;
 use crate::sys::publish::{io_error, sync_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -314,7 +315,12 @@ impl Snapshotter {
                 self.still_there(change, parent)?;
             }
             let wanted = |lower: &&String| made || lower.starts_with("snapshots/");
-            if !row.lowers.iter().filter(wanted).all(|lower| self.store.path().join(lower).exists()) {
+            // A chain's mount is there or nothing is in its directory: whoever unmounts it does so in a transaction.
+            let there = |lower: &String| {
+                let path = self.store.path().join(lower);
+                if lower.starts_with("mounts/") { is_mount_point(&path) } else { path.exists() }
+            };
+            if !row.lowers.iter().filter(wanted).all(there) {
                 return Ok(None);
             }
             let n = change.put_snapshot(&row)?;

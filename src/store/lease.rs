@@ -78,11 +78,11 @@ impl Store {
     pub(crate) fn end_leases(&self) -> Result<u64> {
         self.with_index(|index| {
             let now = now();
-            let over: Vec<u64> = index.leases()?.iter().filter(|l| l.is_over(now)).map(|l| l.n).collect();
+            let over: Vec<_> = index.leases()?.iter().filter(|l| l.is_over(now)).map(|l| (l.n, l.expires)).collect();
             if over.is_empty() {
                 return Ok(0);
             }
-            index.write(|change| over.iter().try_for_each(|n| change.drop_lease(*n)))?;
+            index.write(|change| over.iter().try_for_each(|&(n, expires)| change.drop_lease_as_seen(n, expires)))?;
             Ok(over.len() as u64)
         })
     }

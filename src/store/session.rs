@@ -115,7 +115,7 @@ impl Store {
             self.clear(&name, &found.path())?;
         }
         // A power cut can lose a directory and keep its reservation.
-        let lost = reserved.iter().filter(|session| !tmp.join(session).exists());
+        let lost = reserved.iter().filter(|session| tmp.join(session).try_exists().is_ok_and(|there| !there));
         lost.into_iter().try_for_each(|session| self.clear(session, &tmp.join(session)))
     }
 
@@ -132,7 +132,12 @@ impl Store {
     /// Removes what a session has not committed: packs under their final names too, then the addresses they had,
     /// and last the directory, which until then tells that there is something to remove.
     fn clear(&self, session: &str, dir: &Path) -> Result<()> {
-        let reserved = self.with_index(|index| index.reservations(session))?;
+        let mut reserved = self.with_index(|index| index.reservations(session))?;
+        if !reserved.is_empty() {
+            // If its commit failed half-way, the journal may have it still, and a power cut would bring it back: writing
+            // over that comes first. What it is found to have committed by then stays.
+            reserved = self.with_index(|index| index.write(|change| change.reservations_now(session)))?;
+        }
         for base in &reserved {
             let path = self.pack_path(*base);
             match fs::remove_file(&path) {
@@ -239,7 +244,11 @@ fn enter(change: &Change<'_>, session: &Session<'_>, packs: &[SealedPack], outco
         let table = pack.table()?;
         match outcome.moves {
             Moves::None => {}
-            Moves::Damaged => change.move_chunks(&table)?,
+            Moves::Damaged => {
+                // Who looked before where chunks are looks again.
+                change.next_generation()?;
+                change.move_chunks(&table)?;
+            }
             Moves::Sound => {
                 change.leave_behind(&table)?;
                 change.move_chunks(&table)?;

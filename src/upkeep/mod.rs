@@ -7,7 +7,6 @@ mod rebuild;
 mod recompress;
 mod repair;
 mod shares;
-mod stale;
 mod usage;
 mod verify;
 mod why;

@@ -5,12 +5,12 @@
 //! is for whoever may read there still, a mount or a reader, and is gc's to give back when nobody can.
 
 use super::gc::chain_images;
-use super::stale;
 use super::verify::Reader;
 use crate::codec::chunk::{Compress, Encoder};
 use crate::error::Result;
 use crate::format::pack::{BLOCK, TableChunk, overhead};
 use crate::observe::{Event, Observer, check};
+use crate::snapshot::stale;
 use crate::store::{Change, ChunkRow, Ingest, Moves, Outcome, Store};
 use crate::sys::lock::Lock;
 use crate::sys::publish::io_error;

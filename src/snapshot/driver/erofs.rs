@@ -5,11 +5,12 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::erofs::{Check, Pack};
 use crate::observe::{Observer, check};
-use crate::store::Store;
+use crate::snapshot::stale;
+use crate::store::{Change, Store};
 use crate::sys::lock::Lock;
 use crate::sys::mount::{self, FileSystem};
 use crate::sys::publish::{Draft, io_error, make_dir, sync_dir};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// How long to wait for another process that builds or mounts the same chain.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How often an image is made before giving up on a store whose chunks do not come to rest.
+const TRIES: u32 = 50;
 
 /// Bytes of an image read at a time.
 const PIECE: usize = 256 << 10;
@@ -43,11 +47,27 @@ impl Erofs {
     fn build(&self, layers: &[Digest], path: &Path) -> Result<()> {
         // From here on gc leaves alone what the image will refer to, and from its rename on because it does.
         let scratch = self.store.scratch()?;
-        let bytes = image::build(&self.store, &self.store.tree(layers)?)?;
-        let mut draft = Draft::create(scratch.path().join("image"))?;
-        draft.append(&bytes)?;
-        draft.publish(path)?;
-        sync_dir(&self.store.path().join("images"))
+        for _ in 0..TRIES {
+            let before = self.store.with_index(|index| index.generation())?;
+            let bytes = image::build(&self.store, &self.store.tree(layers)?)?;
+            let mut draft = Draft::create(scratch.path().join("image"))?;
+            draft.append(&bytes)?;
+            draft.sync()?;
+            // Who moves chunks looks for images that show the old places once they are moved: it finds this one, or this
+            // finds that they were.
+            let publish = |change: &Change<'_>| {
+                if change.generation()? != before {
+                    return Ok(false);
+                }
+                draft.rename(path)?;
+                sync_dir(&self.store.path().join("images")).map(|()| true)
+            };
+            if self.store.with_index(|index| index.write(publish))? {
+                return Ok(());
+            }
+        }
+        let e = Error::new(ErrorKind::Busy, "chunks were moved or found dead each time that an image was made of them");
+        Err(e.subject(path.display()))
     }
 
     /// Mounts an image if it is intact, and each of its packs is as its table says.
@@ -116,7 +136,7 @@ impl Driver for Erofs {
         match self.mount(&path, &target) {
             // An image is derived: a damaged one, or one whose packs changed, is made anew.
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
-                fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;
+                self.store.with_index(|index| index.write(|_| stale::retire(self.store.path(), &chain_id)))?;
                 self.build(layers, &path)?;
                 self.mount(&path, &target)?;
             }

@@ -4,7 +4,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{DataRange, EntryKind};
 use crate::format::erofs::Pack;
 use crate::format::erofs::write::{self, Body, Data, Inode, Source};
-use crate::format::pack::{BLOCK, Location};
+use crate::format::pack::{BLOCK, Location, owner, table_has};
 use crate::id::ContentId;
 use crate::layer::{Content, FileReader};
 use crate::store::{Index, Store};
@@ -21,15 +21,15 @@ const INSIDE_MAX: u64 = 64 << 20;
 /// than the database.
 pub(crate) fn build(store: &Store, tree: &Tree<Content>) -> Result<Vec<u8>> {
     store.with_index(|index| {
-        let packs = index.packs()?;
         index.begin_reading()?;
+        let packs = index.packs();
         let mut files =
             Files { store, index, chunks: HashMap::new(), bundles: vec![], numbers: HashMap::new(), inside: 0 };
         let inodes = inodes(tree, &mut files);
         let Files { chunks, bundles, .. } = files;
         index.end_reading()?;
         let inodes = inodes?;
-        let packs = packs_of(store, &packs, &chunks)?;
+        let packs = packs_of(store, &packs?, &chunks)?;
         write::build(&Source { inodes, bundles, packs })
     })
 }
@@ -41,18 +41,14 @@ type Used<'a> = (Pack, Vec<(&'a ContentId, &'a Location)>);
 fn packs_of(store: &Store, packs: &[(u64, u64)], chunks: &HashMap<ContentId, Location>) -> Result<Vec<Pack>> {
     let mut by_pack: BTreeMap<u64, Used<'_>> = BTreeMap::new();
     for (id, location) in chunks {
-        let start = u64::from(location.block) * BLOCK;
-        let before = packs[..packs.partition_point(|&(base, _)| base <= start)].last();
-        let pack = before.map(|&(base, len)| Pack { base, end: base.saturating_add(len) });
-        let pack = pack.filter(|pack| location.end() <= pack.end);
+        let pack = owner(packs, location).map(|(base, len)| Pack { base, end: base.saturating_add(len) });
         let pack = pack.ok_or_else(|| Error::corrupt("a chunk lies in no pack").subject(format!("chunk {id}")))?;
         by_pack.entry(pack.base).or_insert((pack, vec![])).1.push((id, location));
     }
     for (pack, chunks) in by_pack.values() {
         let table = store.pack_table(pack.base, pack.end)?;
         for (id, location) in chunks {
-            let row = table.binary_search_by_key(&location.block, |row| row.location.block).map(|i| &table[i]);
-            if !row.is_ok_and(|row| row.id == **id && row.location == **location) {
+            if !table_has(&table, id, location) {
                 let e =
                     Error::corrupt("the pack's table says otherwise than the database").subject(format!("chunk {id}"));
                 return Err(e.expected(format!("{location:?}")));

@@ -1,7 +1,7 @@
 //! What fsck asks of the database.
 
 use super::Index;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Complaints of SQLite's own check that are worth telling.
 const COMPLAINTS: u32 = 100;
@@ -50,7 +50,27 @@ const CONTRADICTIONS: [(&str, &str); 8] = [
     ),
 ];
 
+/// Tables whose rows say what is kept, and that only a second copy bears out.
+const ROOTS: [&str; 9] =
+    ["images", "image_layers", "layers", "blobs", "snapshots", "snapshot_labels", "leases", "lease_refs", "packs"];
+
 impl Index {
+    /// Whether the rows that say what is kept are as they were written. Who removes what they do not name asks first:
+    /// a damaged one names something else.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn check_roots(&self) -> Result<()> {
+        for table in ROOTS {
+            let sql = format!("PRAGMA integrity_check('{table}')");
+            let found: Vec<String> = self.all(&sql, [], |r| r.get(0))?;
+            if let Some(what) = found.iter().find(|line| *line != "ok") {
+                return Err(Error::corrupt("rows of the database that say what is kept are damaged").actual(what));
+            }
+        }
+        Ok(())
+    }
+
     /// What SQLite finds wrong with its file; with `full` its indexes are compared with their tables as well.
     pub(crate) fn complaints(&self, full: bool) -> Result<Vec<String>> {
         let check = if full { "integrity_check" } else { "quick_check" };

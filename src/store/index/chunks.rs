@@ -1,7 +1,7 @@
 //! Where chunks and small files lie, and which addresses belong to which pack.
 
-use super::{Change, Index, MemberPlace, db_error};
-use crate::error::{Error, Result};
+use super::{Change, Index, MemberPlace, all, db_error};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{ADDRESS_LIMIT, BLOCK, Codec, Location, TableChunk};
 use crate::id::ContentId;
 use rusqlite::{Row, params};
@@ -34,7 +34,17 @@ impl Index {
     /// Base and length of every pack, ascending; only sealed ones.
     pub(crate) fn packs(&self) -> Result<Vec<(u64, u64)>> {
         let sql = "SELECT base, len FROM packs WHERE session IS NULL ORDER BY base";
-        self.all(sql, [], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))
+        let packs = self.all(sql, [], |r| Ok((r.get::<_, i64>(0)? as u64, r.get::<_, i64>(1)? as u64)))?;
+        let sane = |&(base, len): &(u64, u64)| {
+            let end = base.checked_add(len).is_some_and(|end| end <= ADDRESS_LIMIT);
+            end && base.is_multiple_of(BLOCK) && len.is_multiple_of(BLOCK)
+        };
+        match packs.iter().find(|pack| !sane(pack)) {
+            Some((base, len)) => {
+                Err(Error::corrupt("impossible pack in the database").actual(format!("{base:#x}, {len:#x} bytes")))
+            }
+            None => Ok(packs),
+        }
     }
 
     /// Sessions with addresses reserved, alive or not.
@@ -89,8 +99,18 @@ impl Change<'_> {
 
     /// A pack is sealed and published with `len` bytes in all.
     pub(crate) fn seal_pack(&self, base: u64, len: u64) -> Result<()> {
-        self.run("UPDATE packs SET len = ?2, session = NULL WHERE base = ?1", params![base as i64, len as i64])?;
-        Ok(())
+        let sql = "UPDATE packs SET len = ?2, session = NULL WHERE base = ?1 AND session IS NOT NULL";
+        match self.run(sql, params![base as i64, len as i64])? {
+            1 => Ok(()),
+            _ => Err(Error::new(ErrorKind::FailedPrecondition, "the addresses of a new pack are reserved no more")),
+        }
+    }
+
+    /// As [`Index::reservations`], with something written to the journal.
+    pub(crate) fn reservations_now(&self, session: &str) -> Result<Vec<u64>> {
+        self.next_generation()?;
+        let sql = "SELECT base FROM packs WHERE session = ?1";
+        all(&self.tx, sql, [session], |r| r.get::<_, i64>(0).map(|base| base as u64))
     }
 
     /// Gives back the addresses a session reserved for packs it did not seal.

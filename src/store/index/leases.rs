@@ -1,6 +1,6 @@
 //! Leases and what they keep: rows only.
 
-use super::{Change, Index, all, db_error, digest};
+use super::{Change, Index, all, db_error, digest, one};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use rusqlite::{Connection, Row, params};
@@ -88,6 +88,15 @@ impl Change<'_> {
     /// Sets when a lease ends; false if it has.
     pub(crate) fn renew_lease(&self, lease: u64, expires: Option<i64>) -> Result<bool> {
         Ok(self.run("UPDATE leases SET expires = ?2 WHERE n = ?1", params![lease as i64, expires])? > 0)
+    }
+
+    /// Ends a lease if its end is still the one that was seen, and nobody has renewed it since.
+    pub(crate) fn drop_lease_as_seen(&self, lease: u64, expires: Option<i64>) -> Result<()> {
+        let sql = "SELECT 1 FROM leases WHERE n = ?1 AND expires IS ?2";
+        match one(&self.tx, sql, params![lease as i64, expires], |_| Ok(()))? {
+            Some(()) => self.drop_lease(lease),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn drop_lease(&self, lease: u64) -> Result<()> {

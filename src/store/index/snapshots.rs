@@ -87,12 +87,6 @@ impl Index {
         Ok(rows)
     }
 
-    /// Directories below the store that mounts of snapshots stack.
-    pub(crate) fn snapshot_lowers(&self) -> Result<HashSet<String>> {
-        let rows = self.all("SELECT lowers FROM snapshots", [], |r| r.get::<_, String>(0))?;
-        Ok(rows.iter().flat_map(|lowers| lowers.lines()).map(str::to_owned).collect())
-    }
-
     /// Numbers of the snapshots with this label that were made before a time, the highest first.
     pub(crate) fn snapshots_labelled(&self, label: &str, before: i64) -> Result<Vec<u64>> {
         let sql = "SELECT s.n FROM snapshots s JOIN snapshot_labels l ON l.snapshot = s.n \
@@ -111,6 +105,12 @@ fn one_snapshot(db: &Connection, condition: &str, of: impl Params) -> Result<Opt
 }
 
 impl Change<'_> {
+    /// Directories below the store that mounts of snapshots stack.
+    pub(crate) fn snapshot_lowers(&self) -> Result<HashSet<String>> {
+        let rows = all(&self.tx, "SELECT lowers FROM snapshots", [], |r| r.get::<_, String>(0))?;
+        Ok(rows.iter().flat_map(|lowers| lowers.lines()).map(str::to_owned).collect())
+    }
+
     /// As [`Index::snapshot`], within this transaction.
     pub(crate) fn snapshot(&self, (namespace, key): SnapshotKey<'_>) -> Result<Option<SnapshotRow>> {
         one_snapshot(&self.tx, "namespace = ?1 AND key = ?2", [namespace, key])

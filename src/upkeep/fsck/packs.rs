@@ -2,7 +2,7 @@
 
 use super::{Check, DamageKind};
 use crate::error::{Error, Result};
-use crate::format::pack::{BLOCK, FOOTER_LEN, Footer, HEADER_LEN, TableChunk};
+use crate::format::pack::{BLOCK, FOOTER_LEN, Footer, HEADER_LEN, TableChunk, owner, table_has};
 use crate::id::ContentId;
 use crate::observe::check;
 use crate::store::{ChunkRow, Index};
@@ -134,8 +134,8 @@ impl Check<'_> {
         lost: &mut [Vec<ChunkRow>],
     ) {
         let start = u64::from(row.location.block) * BLOCK;
-        let Some((base, len)) = owner(&self.packs, row) else {
-            if index.packs().is_ok_and(|now| owner(&now, row).is_some()) {
+        let Some((base, len)) = owner(&self.packs, &row.location) else {
+            if index.packs().is_ok_and(|now| owner(&now, &row.location).is_some()) {
                 // An import that ended meanwhile brought both.
                 return;
             }
@@ -150,8 +150,7 @@ impl Check<'_> {
         if table.0 != base {
             *table = (base, self.store.pack_table(base, base.saturating_add(len)).unwrap_or_default());
         }
-        let found = table.1.binary_search_by_key(&row.location.block, |c| c.location.block).map(|at| &table.1[at]);
-        if !found.is_ok_and(|c| c.id == row.id && c.location == row.location) {
+        if !table_has(&table.1, &row.id, &row.location) {
             let what = "the pack's table says otherwise than the database".into();
             let number = self.found_of_chunk(DamageKind::Database, &self.store.pack_path(base), &row.id, what);
             self.report.findings[number].offset = Some(start);
@@ -176,13 +175,6 @@ impl Check<'_> {
         }
         Ok(())
     }
-}
-
-/// The pack, of these in order, that a chunk is in.
-fn owner(packs: &[(u64, u64)], row: &ChunkRow) -> Option<(u64, u64)> {
-    let start = u64::from(row.location.block) * BLOCK;
-    let last = packs.partition_point(|&(base, _)| base <= start).checked_sub(1)?;
-    Some(packs[last]).filter(|&(base, len)| row.location.end() <= base.saturating_add(len))
 }
 
 /// The chunks of a table that the database has at the same place.

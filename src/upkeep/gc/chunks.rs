@@ -9,6 +9,8 @@ use std::ops::Range;
 
 /// Chunks moved in one transaction, which others wait for.
 const BATCH: usize = 16 << 10;
+/// Rows read from the database at a time.
+const ROWS: u32 = 4 << 10;
 
 /// Moves chunks that no layer needs to the dead, no more than `most`. Returns how many.
 pub(super) fn kill(store: &Store, most: usize, observer: &dyn Observer) -> Result<u64> {
@@ -16,20 +18,34 @@ pub(super) fn kill(store: &Store, most: usize, observer: &dyn Observer) -> Resul
     let mut marker = Marker::new(store, layers, observer)?;
     let mut killed = 0;
     while let Some(mut marks) = marker.next()? {
-        let mut dead: Vec<ChunkRow> = Vec::new();
-        marks.for_each_chunk(store, observer, |chunk, alive| {
-            dead.extend((!alive && dead.len() < most).then_some(*chunk));
-            Ok(())
-        })?;
-        for batch in dead.chunks(BATCH) {
-            check(observer)?;
-            killed += store.with_index(|index| index.write(|change| kill_batch(store, change, &mut marks, batch)))?;
-        }
-        if killed >= most as u64 {
-            break;
+        let mut last = 0;
+        while killed < most as u64 {
+            let Some((end, dead)) = dead_after(store, &marks, last, most, observer)? else { break };
+            last = end;
+            killed += store.with_index(|index| index.write(|change| kill_batch(store, change, &mut marks, &dead)))?;
         }
     }
     Ok(killed)
+}
+
+/// The next chunks of a pass that no layer needs, a batch of them at most, and how far that was. `None` after the last.
+fn dead_after(
+    store: &Store,
+    marks: &Marks,
+    mut last: u64,
+    most: usize,
+    observer: &dyn Observer,
+) -> Result<Option<(u64, Vec<ChunkRow>)>> {
+    let mut dead = Vec::new();
+    while dead.len() < BATCH.min(most) {
+        check(observer)?;
+        let rows = store.with_index(|index| index.chunks_after(last, ROWS))?;
+        let Some(end) = rows.last() else { return Ok((!dead.is_empty()).then_some((last, dead))) };
+        last = end.n;
+        dead.extend(rows.iter().filter(|row| marks.alive(&row.id) == Some(false)));
+    }
+    dead.truncate(most);
+    Ok(Some((last, dead)))
 }
 
 fn kill_batch(store: &Store, change: &Change<'_>, marks: &mut Marks, batch: &[ChunkRow]) -> Result<u64> {
@@ -91,7 +107,7 @@ pub(super) fn bury(store: &Store, observer: &dyn Observer) -> Result<u64> {
 }
 
 /// Whether a range meets one of `sorted`, which are disjoint and ascending.
-fn overlaps(sorted: &[Range<u64>], range: &Range<u64>) -> bool {
+pub(super) fn overlaps(sorted: &[Range<u64>], range: &Range<u64>) -> bool {
     let after = sorted.partition_point(|r| r.end <= range.start);
     sorted.get(after).is_some_and(|r| r.start < range.end)
 }

@@ -9,12 +9,12 @@ use super::plan::{Garbage, GarbageKind, GcPlan, GcReport};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::observe::{Observer, check};
+use crate::snapshot::stale;
 use crate::store::{Change, Scratch, Store};
 use crate::sys::mount::{is_mount_point, unmount};
 use crate::sys::mounts::MountTables;
 use crate::sys::openers::if_nobody_has;
-use crate::sys::publish::io_error;
-use crate::upkeep::stale;
+use crate::sys::publish::{io_error, sync_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,8 @@ impl<'s, 'p> Removal<'s, 'p> {
             };
             report.removed.extend(self.store.with_index(|index| index.write(moved))?);
         }
-        Ok(())
+        // An image whose name came back after a power cut would show places that were given back.
+        sync_dir(&self.store.path().join("images"))
     }
 
     /// False if somebody came to need it, or has it open.

@@ -4,11 +4,11 @@ use super::live::Live;
 use super::plan::{Garbage, GarbageKind};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::store::{Index, Store, pack_base};
+use crate::snapshot::stale;
+use crate::store::{Index, Roots, Store, pack_base};
 use crate::sys::mounts::MountTables;
 use crate::sys::publish::io_error;
 use crate::sys::upper::disk_usage;
-use crate::upkeep::stale;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -31,8 +31,7 @@ pub(super) struct Found {
 pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
     let read = |index: &Index| Ok((index.roots()?, index.layers()?, index.packs()?, index.kept_blobs()?));
     let (roots, layers, packs, kept) = store.with_index(|index| index.view(read))?;
-    // What a damaged row has lost, a row or a name, would look like garbage.
-    roots.images.iter().try_for_each(|image| store.check_image(image))?;
+    check_roots(store, &roots)?;
     let live = Live::new(&roots);
     let layers: Vec<Digest> = layers.into_iter().map(|l| l.diff_id).collect();
     let kept = kept.into_iter().filter(|b| live.layers.contains(&b.diff_id)).map(|b| b.digest);
@@ -68,6 +67,12 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
         }
     }
     Ok(Found { live, layers, packs, garbage, kept_images })
+}
+
+/// What a damaged row has lost, a row or a name, would look like garbage.
+pub(super) fn check_roots(store: &Store, roots: &Roots) -> Result<()> {
+    store.with_index(|index| index.check_roots())?;
+    roots.images.iter().try_for_each(|image| store.check_image(image))
 }
 
 /// Packs without a row: whoever took that away did not come to removing the file.

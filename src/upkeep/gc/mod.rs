@@ -40,8 +40,8 @@ impl Store {
     /// What [`gc`](Self::gc) would remove now. Changes nothing.
     ///
     /// # Errors
-    /// `Corrupt` if a layer's record cannot be read: as long as it is unknown what a layer needs, nothing may go. A
-    /// damaged pack is none: it stays as it is, and the plan names it.
+    /// `Corrupt` if a layer's record cannot be read, or rows that say what is kept are damaged: as long as it is unknown
+    /// what is needed, nothing may go. A damaged pack is none: it stays as it is, and the plan names it.
     /// `Busy` if another process collects garbage for longer than the options' patience.
     pub fn gc_plan(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
         self.with_reserve(|| {
@@ -101,13 +101,14 @@ impl Store {
 
     /// All that gc does, but that no more than `most` chunks die.
     fn collect(&self, plan: &GcPlan, most: usize, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
+        find::check_roots(self, &self.with_index(|index| index.roots())?)?;
         self.sweep()?;
         self.sweep_locks()?;
         self.end_leases()?;
         let removal = Removal::begin(self, plan)?;
         removal.rows()?;
-        removal.files(observer, report)?;
         removal.stale()?;
+        removal.files(observer, report)?;
         drop(removal);
         report.chunks += chunks::kill(self, most, observer)?;
         report.waiting = chunks::bury(self, observer)?;

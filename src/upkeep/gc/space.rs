@@ -2,10 +2,12 @@
 //!
 //! Which blocks chunks have is a bitmap, 32 MiB for each TiB of packs.
 
+use super::chunks::overlaps;
 use super::plan::{Garbage, GarbageKind, GcReport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::erofs::read::Image;
-use crate::format::pack::{BLOCK, FOOTER_LEN, Footer};
+use crate::format::pack::{BLOCK, FOOTER_LEN, Footer, Location, TableChunk, owner, table_has};
+use crate::id::ContentId;
 use crate::observe::{Observer, check};
 use crate::store::{Change, Index, Store};
 use crate::sys::publish::io_error;
@@ -174,10 +176,22 @@ impl Store {
         }
         // What images show has a chunk, dead at least, unless the database was rebuilt.
         space.protect(&self.image_ranges(&super::find::images(self)?)?);
-        for (pack, _) in spaces.packs {
+        let mut tables = Tables { store: self, packs: vec![], last: None };
+        for (pack, found) in spaces.packs {
             check(observer)?;
+            if !found.is_any() {
+                continue;
+            }
             let (path, file, table) = self.open_pack(pack)?;
-            match space.free(pack, table) {
+            let free = space.free(pack, table);
+            match tables.agree_that_free(pack, free.as_deref()) {
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    report.damaged.push(path);
+                    continue;
+                }
+                agreed => agreed?,
+            }
+            match free {
                 None => report.removed.extend(self.remove_pack(&space, pack)?),
                 Some(free) => punch_all(&file, &path, &free, report)?,
             }
@@ -213,6 +227,57 @@ impl Store {
             }
         }
         Ok(merged)
+    }
+}
+
+/// The tables of packs, which rows of the database are held against before anything is given back on their word.
+struct Tables<'s> {
+    store: &'s Store,
+    packs: Vec<(u64, u64)>,
+    /// The base of the pack that was asked for last, and its table.
+    last: Option<(u64, Vec<TableChunk>)>,
+}
+
+impl Tables<'_> {
+    /// Whether what a pack has in blocks that are free, or in all of them without such, may go: the database has none of
+    /// it, or has it elsewhere, where it is.
+    ///
+    /// # Errors
+    /// `Corrupt` if not, or if a table is damaged.
+    fn agree_that_free(&mut self, pack: Pack, free: Option<&[Range<u64>]>) -> Result<()> {
+        let table = self.store.pack_table(pack.base, pack.base + pack.blocks * BLOCK)?;
+        let goes = |chunk: &&TableChunk| {
+            let first = u64::from(chunk.location.block);
+            let blocks = first..first + chunk.location.blocks();
+            free.is_none_or(|free| overlaps(free, &blocks))
+        };
+        for chunk in table.iter().filter(goes) {
+            let now = self.store.with_index(|index| index.chunk(&chunk.id))?;
+            if let Some(now) = now
+                && (now == chunk.location || !self.has(&chunk.id, &now)?)
+            {
+                return Err(Error::corrupt("a chunk is not where the database has it").subject(chunk.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the chunk is there, as the table of that pack says.
+    fn has(&mut self, id: &ContentId, location: &Location) -> Result<bool> {
+        if owner(&self.packs, location).is_none() {
+            // Packs may have come.
+            self.packs = self.store.with_index(|index| index.packs())?;
+        }
+        let Some((base, len)) = owner(&self.packs, location) else { return Ok(false) };
+        match &self.last {
+            Some((last, table)) if *last == base => Ok(table_has(table, id, location)),
+            _ => {
+                let table = self.store.pack_table(base, base + len)?;
+                let has = table_has(&table, id, location);
+                self.last = Some((base, table));
+                Ok(has)
+            }
+        }
     }
 }
 

@@ -22,6 +22,8 @@ impl Rebuild<'_> {
     pub(super) fn packs(&mut self) -> Result<()> {
         let files = self.pack_files()?;
         let mut top = self.salvage.top;
+        // Where the addresses end that belong to a pack. A file that is too long does not count: its end is damaged.
+        let mut entered = 0;
         for (at, &(base, end)) in files.iter().enumerate() {
             check(self.observer)?;
             let path = self.store.pack_path(base);
@@ -35,10 +37,11 @@ impl Rebuild<'_> {
                     (self.salvage.chunks(base / BLOCK, end / BLOCK)?, end)
                 }
             };
-            if files[..at].iter().any(|(_, before)| *before > base) {
+            if entered > base {
                 self.found(DamageKind::Pack, &path, "its addresses belong to another pack too; it is left out");
                 continue;
             }
+            entered = end;
             let sound = self.sound(&path, table)?;
             self.report.packs += 1;
             self.report.chunks += sound.len() as u64;

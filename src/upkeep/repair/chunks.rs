@@ -4,7 +4,8 @@ use super::Repair;
 use super::needs::blocks;
 use super::pieces::{BATCH, describe, find};
 use crate::codec::chunk::{Compress, Encoder};
-use crate::error::Result;
+use crate::digest::Digest;
+use crate::error::{Error, Result};
 use crate::id::ContentId;
 use crate::observe::check;
 use crate::store::{Change, ChunkRow, Ingest, Moves, Outcome, chunk_refs};
@@ -61,27 +62,35 @@ impl Repair<'_> {
         if self.needs.chunks.is_empty() {
             return Ok(());
         }
-        let mut needed = BTreeSet::new();
+        let (mut needed, mut seen) = (BTreeSet::new(), HashSet::new());
         for layer in self.store.layers()? {
             check(self.observer)?;
-            let file = File::open(self.store.record_path(&layer.diff_id));
-            let note = |id| {
-                needed.extend(self.needs.chunks.get(&id));
-                Ok(())
-            };
             // As long as it is unknown what a layer needs, nothing is forgotten.
-            let Ok(()) =
-                file.map_err(|e| crate::Error::io("open", e)).and_then(|f| chunk_refs(&f, &layer.diff_id, note))
-            else {
+            if self.add_needed(&layer.diff_id, &mut needed).is_err() {
                 return Ok(());
-            };
+            }
+            seen.insert(layer.diff_id);
         }
         let forget = |change: &Change<'_>| {
+            // Layers may have come since, and imports that are under way may count on chunks they found.
+            change.next_generation()?;
+            for layer in change.layer_ids()?.iter().filter(|layer| !seen.contains(layer)) {
+                self.add_needed(layer, &mut needed)?;
+            }
             self.needs.chunks.difference(&needed).try_for_each(|chunk| change.forget_chunk(chunk))
         };
         self.store.with_index(|index| index.write(forget))?;
         self.needs.chunks = needed;
         Ok(())
+    }
+
+    /// Adds to `needed` the damaged chunks that a layer refers to.
+    fn add_needed(&self, layer: &Digest, needed: &mut BTreeSet<ContentId>) -> Result<()> {
+        let file = File::open(self.store.record_path(layer)).map_err(|e| Error::io("open", e))?;
+        chunk_refs(&file, layer, |id| {
+            needed.extend(self.needs.chunks.get(&id));
+            Ok(())
+        })
     }
 
     /// Removes damaged packs that no chunk is in any more.

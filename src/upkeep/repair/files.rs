@@ -7,9 +7,9 @@ use crate::error::{ErrorKind, Result};
 use crate::format::erofs::read::Image;
 use crate::layer::{ImportOptions, LayerJob, import_layers};
 use crate::observe::check;
+use crate::snapshot::stale;
 use crate::store::{Change, Ingest, Moves, Outcome, chunk_refs};
 use crate::sys::publish::{Draft, io_error, sync_dir};
-use crate::upkeep::stale;
 use std::fs::{self, File};
 use std::io::Seek;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Repair<'_> {
             match self.import_again(&layer) {
                 Ok(true) => self.report.records.push(layer),
                 Ok(false) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Busy) => return Err(e),
+                Err(e) if matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Busy | ErrorKind::Io) => return Err(e),
                 Err(e) => self.report.refuse(format!("layer {layer}"), &e),
             }
         }
@@ -99,6 +99,7 @@ impl Repair<'_> {
                     self.report.blobs.push(digest);
                 }
                 Ok(None) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::Cancelled | ErrorKind::Io) => return Err(e),
                 Err(e) => self.report.refuse(format!("blob {digest}"), &e),
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::format::pack::BLOCK;
+use crate::format::pack::{BLOCK, owner};
 use crate::id::ContentId;
 use crate::store::{ChunkRow, Index, Store};
 use crate::upkeep::verify::Reader;
@@ -93,9 +93,8 @@ impl Needs {
 
 /// The file of the pack that a chunk is read from, if its content is right, whatever was changed of it.
 fn sound_place(store: &Store, packs: &[(u64, u64)], row: &ChunkRow, reader: &mut Reader) -> Option<PathBuf> {
-    let start = u64::from(row.location.block) * BLOCK;
-    let (base, _) = packs.iter().rfind(|(base, _)| *base <= start)?;
-    let path = store.pack_path(*base);
+    let (base, _) = owner(packs, &row.location)?;
+    let path = store.pack_path(base);
     let file = File::open(&path).ok()?;
     reader.content(&file, row).ok().map(|_| path)
 }
