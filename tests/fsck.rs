@@ -5,7 +5,10 @@
 
 mod support;
 
-use layerstore::{DamageKind, Digest, DriverKind, ErrorKind, FsckOptions, FsckReport, GcOptions, Labels, Store};
+use layerstore::{
+    DamageKind, Digest, DriverKind, ErrorKind, FsckOptions, FsckReport, GcOptions, ImportOptions, Labels,
+    RepairOptions, RepairSource, Store,
+};
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -471,4 +474,79 @@ fn nothing_is_found_beside_imports_snapshots_and_gc() {
         nothing_is_found_beside(DriverKind::Overlay);
         nothing_is_found_beside(DriverKind::Erofs);
     }
+}
+
+/// Small files alike in length, and a layer with the second of them.
+fn alike() -> (Vec<Vec<u8>>, Vec<u8>, Vec<u8>) {
+    let files: Vec<Vec<u8>> = (0..40).map(|n| noise(n, 300)).collect();
+    let (mut all, mut one) = (Layer::own(), Layer::own());
+    files.iter().enumerate().for_each(|(n, file)| {
+        all.file(&format!("f{n}"), file);
+    });
+    one.file("again", &files[1]);
+    (files, all.tar(), one.tar())
+}
+
+/// No layer is taken for stored on the word of a damaged row.
+#[test]
+fn an_import_does_not_count_on_a_damaged_place() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let root = dir.path().join("store");
+    let (files, all, one) = alike();
+    import(&Store::open(&root).expect("a store"), &all);
+    let file = root.join("index.db");
+    let good = fs::read(&file).expect("the database");
+    let id = *blake3::hash(&files[1]).as_bytes();
+    let places: Vec<usize> = (0..good.len() - 36).filter(|at| good[*at..*at + 32] == id).collect();
+    assert!(places.len() > 1, "the row and its second copy");
+    let mut accepted = 0;
+    for at in places.iter().flat_map(|at| at - 4..at + 36) {
+        for bits in [1, 64] {
+            let mut bad = good.clone();
+            bad[at] ^= bits;
+            fs::write(&file, &bad).expect("the database");
+            if let Ok(store) = Store::open(&root)
+                && store.import_layer(&one[..], &ImportOptions::default(), &()).is_ok()
+            {
+                assert!(support::export(&store, &Digest::of(&one)) == one, "byte {at}, {bits}");
+                accepted += 1;
+                let _ = store.release_layer(&Digest::of(&one));
+                let plan = store.gc_plan(&GcOptions::default(), &());
+                let _ = plan.and_then(|plan| store.gc(&plan, &GcOptions::default(), &()));
+            }
+            for log in ["index.db-wal", "index.db-shm"] {
+                let _ = fs::remove_file(root.join(log));
+            }
+        }
+    }
+    assert!(accepted > 10, "nothing was shown");
+}
+
+/// A record that has another file's place for a file: every sum is right, and only the tar tells.
+#[test]
+fn a_record_with_other_content_is_found_by_its_tar() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let root = dir.path().join("store");
+    let (files, all, one) = alike();
+    let store = Store::open(&root).expect("a store");
+    import(&store, &all);
+    let db = rusqlite::Connection::open(root.join("index.db")).expect("the database");
+    let shift = |by: i32| {
+        let (sql, id) = ("UPDATE members SET start = start + ?1 WHERE id = ?2", *blake3::hash(&files[1]).as_bytes());
+        assert_eq!(db.execute(sql, rusqlite::params![by, id]).expect("the database"), 1);
+    };
+    shift(300);
+    import(&store, &one);
+    shift(-300);
+    assert_clean(&store, "what the record says of the content is not looked at");
+    let tars = FsckOptions::default().tars(true);
+    let report = store.fsck(&tars, &()).expect("not cancelled");
+    let found = &report.findings;
+    assert!(found.len() == 1 && found[0].kind == DamageKind::Record, "{report:#?}");
+    assert_eq!(found[0].layers, [Digest::of(&one)]);
+    let layer = dir.path().join("layer");
+    fs::write(&layer, &one).expect("a layer");
+    let report = store.repair(Some(&RepairSource::Layer(layer)), &RepairOptions::default(), &()).expect("repairs");
+    assert!(report.is_clean() && report.records == [Digest::of(&one)], "{report:#?}");
+    assert!(support::export(&store, &Digest::of(&one)) == one);
 }

@@ -151,3 +151,21 @@ fn chunks_that_rows_have_elsewhere_are_not_punched() {
     }
     assert!(gc(&store).damaged.is_empty());
 }
+
+/// A pack's row that no pack can have is an error, and no memory is asked for on its word.
+#[test]
+fn an_impossible_pack_stops_gc() {
+    let (_dir, store) = store();
+    let tar = layer(1, 1);
+    let id = import(&store, &tar).diff_id;
+    let db = rusqlite::Connection::open(store.path().join("index.db")).unwrap();
+    for len in ["len | 1 << 63", "len | 1 << 62", "len + 1", "1 << 45"] {
+        let good: i64 = db.query_row("SELECT len FROM packs", [], |r| r.get(0)).unwrap();
+        db.execute(&format!("UPDATE packs SET len = {len}"), []).unwrap();
+        let plan = store.gc_plan(&GcOptions::default(), &());
+        assert_eq!(plan.expect_err("a damaged row").kind(), ErrorKind::Corrupt, "{len}");
+        db.execute("UPDATE packs SET len = ?1", [good]).unwrap();
+    }
+    gc(&store);
+    assert!(export(&store, &id) == tar);
+}

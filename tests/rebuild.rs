@@ -379,3 +379,25 @@ fn a_damaged_page_costs_what_is_on_it() {
     rebuild(&sound.root);
     assert_whole(&sound);
 }
+
+/// A pack's file that is longer than it was hides none of the packs behind it.
+#[test]
+fn a_pack_that_is_too_long_hides_no_other() {
+    let sound = sound();
+    let packs = support::names(&sound.root, "packs");
+    let first = sound.root.join("packs").join(&packs[0]);
+    let base = u64::from_str_radix(packs[1].trim_end_matches(".pack"), 16).expect("an address");
+    assert!(packs.len() > 1);
+    let file = fs::File::options().write(true).open(&first).expect("a pack");
+    let len = file.metadata().expect("a pack").len();
+    file.set_len(base + 4096).expect("a longer pack");
+    let report = rebuild(&sound.root);
+    assert_eq!(report.packs, packs.len() as u64, "{report:?}");
+    file.set_len(len).expect("a pack");
+    // Its own table was not found by the end of the file, and the old database said what was in it.
+    let store = Store::open(&sound.root).expect("a store");
+    let gc = GcOptions::default();
+    store.gc(&store.gc_plan(&gc, &()).expect("a plan"), &gc, &()).expect("gc");
+    assert_eq!(support::names(&sound.root, "packs"), packs);
+    sound.tars.iter().for_each(|tar| assert!(export(&store, &Digest::of(tar)) == *tar, "another tar after gc"));
+}

@@ -363,7 +363,7 @@ pub(crate) struct IndexReader<'s> {
 
 impl IndexReader<'_> {
     fn member(&self, id: &ContentId) -> Result<Option<MemberPlace>> {
-        if self.empty { Ok(None) } else { self.index().member(id) }
+        if self.empty { Ok(None) } else { self.index().proven_member(id) }
     }
 
     fn has_chunk(&self, id: &ContentId) -> Result<bool> {

@@ -104,3 +104,22 @@ impl Change<'_> {
         self.run("DELETE FROM leases WHERE n = ?1", [lease as i64]).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever saw a lease's end and ends it later leaves one alone that was renewed meanwhile.
+    #[test]
+    fn a_renewed_lease_is_not_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = Index::open(&dir.path().join("db"), true).unwrap();
+        let n = index.write(|c| c.add_lease("me", Some(5))).unwrap();
+        let forever = index.write(|c| c.add_lease("me", None)).unwrap();
+        assert!(index.write(|c| c.renew_lease(n, Some(9))).unwrap());
+        index.write(|c| c.drop_lease_as_seen(n, Some(5))).unwrap();
+        assert_eq!(index.leases().unwrap().len(), 2);
+        index.write(|c| c.drop_lease_as_seen(n, Some(9)).and_then(|()| c.drop_lease_as_seen(forever, None))).unwrap();
+        assert!(index.leases().unwrap().is_empty());
+    }
+}

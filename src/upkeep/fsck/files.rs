@@ -11,6 +11,7 @@ use crate::sys::publish::io_error;
 use crate::upkeep::verify::sha256;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 /// What needs a blob: layers and images; and its size where known.
@@ -43,8 +44,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A record whose sums are right: whether the database says the same, and, in full, whether it can be decoded.
+    /// A record whose sums are right: whether the database says the same, in full whether it can be decoded, and whether
+    /// its tar comes back if that is asked for.
     pub(super) fn record(&self, layer: &Digest) -> Result<()> {
+        if self.options.tars {
+            self.tar(layer)?;
+        }
         let layer = self.store.layer(layer)?;
         if self.options.full {
             let mut entries = 0u64;
@@ -62,6 +67,20 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The tar of a layer of which no chunk is known to be damaged.
+    fn tar(&self, layer: &Digest) -> Result<()> {
+        let (path, mut hurt) = (self.store.record_path(layer), false);
+        let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
+        chunk_refs(&file, layer, |id| {
+            hurt |= self.hurt.contains_key(&id);
+            Ok(())
+        })?;
+        match hurt {
+            true => Ok(()),
+            false => self.store.layer(layer)?.export(&mut io::sink(), self.options.threads, self.observer).map(drop),
+        }
     }
 
     pub(super) fn blobs(&mut self) -> Result<()> {

@@ -10,13 +10,14 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub struct FsckOptions {
     pub(super) full: bool,
+    pub(super) tars: bool,
     pub(super) threads: NonZeroUsize,
 }
 
 impl Default for FsckOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { full: false, threads }
+        Self { full: false, tars: false, threads }
     }
 }
 
@@ -26,6 +27,14 @@ impl FsckOptions {
     #[must_use]
     pub fn full(mut self, full: bool) -> Self {
         self.full = full;
+        self
+    }
+
+    /// Whether to put every layer's tar together and hold it against its diff_id: then whatever its record says of
+    /// its content is proven, too. Takes as long as exporting all layers. Default false.
+    #[must_use]
+    pub fn tars(mut self, tars: bool) -> Self {
+        self.tars = tars;
         self
     }
 

@@ -49,7 +49,7 @@ impl Store {
     ) -> Result<RepairReport> {
         // What is found dead or punched meanwhile would be found damaged.
         let _gc = Lock::acquire(&self.path().join("locks").join("gc"), options.patience, observer)?;
-        let fsck = FsckOptions::default().full(true).threads(options.threads);
+        let fsck = FsckOptions::default().full(true).tars(true).threads(options.threads);
         let before = self.fsck(&fsck, observer)?;
         let mut report = RepairReport { findings: before.findings.len(), ..RepairReport::default() };
         let needs = Needs::of(self, &before)?;

@@ -27,6 +27,9 @@ pub(crate) struct Fsck {
     /// Read and verify every byte, not only what says where things are
     #[arg(long)]
     pub(crate) full: bool,
+    /// Put every layer's tar together, too, and hold it against its diff_id
+    #[arg(long)]
+    pub(crate) tars: bool,
     /// First make the database anew from packs, layer records and blobs
     ///
     /// For a database that is missing or damaged, or was put back from an older backup. The old one is kept beside it,

@@ -12,7 +12,7 @@ pub(crate) fn run(context: &Context, args: &Fsck) -> Result<ExitCode, Failure> {
     let told = if args.rebuild { rebuild(context)? } else { vec![] };
     let store = context.store()?;
     let progress = context.progress(None);
-    let report = store.fsck(&FsckOptions::default().full(args.full), &progress)?;
+    let report = store.fsck(&FsckOptions::default().full(args.full).tars(args.tars), &progress)?;
     progress.clear();
     tell(context, &report.findings)?;
     // What nothing in the new database refers to, fsck does not find again.
@@ -21,7 +21,7 @@ pub(crate) fn run(context: &Context, args: &Fsck) -> Result<ExitCode, Failure> {
     let counts = &report.counts;
     if context.json() {
         context.out().json(&json!({
-            "findings": report.findings.len(), "full": args.full, "packs": counts.packs, "chunks": counts.chunks,
+            "findings": report.findings.len(), "full": args.full, "tars": args.tars, "packs": counts.packs, "chunks": counts.chunks,
             "read": counts.read, "bytes": counts.bytes, "layers": counts.layers, "blobs": counts.blobs,
             "images": counts.images, "trees": counts.trees, "snapshots": counts.snapshots,
         }))?;
