@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 pub(crate) use additional::{Additional, AdditionalCommand};
 pub(crate) use bench::{Bench, Init};
-pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
+pub(crate) use snapshots::{Commit, Diff, Extract, Inside, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
 pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Extract(Extract),
     Diff(Diff),
     Run(Run),
+    #[command(name = Inside::NAME, hide = true)]
+    Inside(Inside),
     Commit(Commit),
     Additional(Additional),
     /// Show which drivers work here, and what the others lack
@@ -272,7 +274,7 @@ mod tests {
     fn arguments_are_consistent_and_every_command_has_examples() {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
-        for command in cli.get_subcommands_mut() {
+        for command in cli.get_subcommands_mut().filter(|command| !command.is_hide_set()) {
             let help = command.render_long_help().to_string();
             assert!(
                 help.contains("EXAMPLES:\n  layerstore") || help.contains("| layerstore"),

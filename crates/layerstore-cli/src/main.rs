@@ -38,6 +38,7 @@ fn main() -> ExitCode {
 fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
     let done = match command {
         Command::Run(args) => return commands::run::run(context, &args),
+        Command::Inside(args) => return Ok(commands::run::enter(&args)),
         Command::Fsck(args) => return commands::fsck::run(context, &args),
         Command::Repair(args) => return commands::repair::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),

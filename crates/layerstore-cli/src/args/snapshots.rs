@@ -150,8 +150,8 @@ pub(crate) struct Diff {
 
 /// Try an image: run a command in it, in namespaces of its own
 ///
-/// A convenience, no container runtime: a chroot with its own mount and pid namespaces, /proc, and nothing else shut
-/// off. Needs root. Changes are dropped, or kept as the snapshot KEY with --keep.
+/// A convenience, no container runtime: a chroot with its own mount and pid namespaces, /proc, the image's environment,
+/// and nothing else shut off. Needs root. Changes are dropped, or kept as the snapshot KEY with --keep.
 #[derive(Args)]
 #[command(after_help = "EXAMPLES:\n  layerstore run app:1 -- ls -l /\n  layerstore run app:1 --keep work -- touch /new
   layerstore commit work app:2 --image app:1")]
@@ -167,6 +167,24 @@ pub(crate) struct Run {
     pub(crate) command: Vec<std::ffi::OsString>,
     #[command(flatten)]
     pub(crate) common: Snapshots,
+}
+
+/// The part of `run` that is in the new namespaces.
+#[derive(Args)]
+pub(crate) struct Inside {
+    /// The root to be
+    pub(crate) root: PathBuf,
+    /// The command's environment, NAME=VALUE
+    #[arg(long)]
+    pub(crate) env: Vec<String>,
+    /// The command
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+impl Inside {
+    /// What the subcommand is called.
+    pub(crate) const NAME: &str = "run-inside";
 }
 
 /// Make an image of an active snapshot: the image it was prepared on and one more layer

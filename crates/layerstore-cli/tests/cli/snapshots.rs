@@ -61,41 +61,92 @@ fn an_image_is_mounted_changed_and_committed() {
     assert_eq!(find("app:erofs"), find("app:overlay"));
 }
 
-#[test]
-fn a_command_runs_in_an_image() {
+/// An archive `image.tar` of `shell:1`: a shell, some text and `proc`, if it is to be a link. `env` is JSON in which
+/// PLACE is the place. `None` where there is no shell to take.
+fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
+    let Ok(shell) = fs::read("/bin/busybox") else {
+        println!("skipped: {name}: needs busybox-static");
+        return None;
+    };
     let place = Place::new();
     let mut tar = tar::Builder::new(Vec::new());
-    let shell = fs::read("/bin/busybox").ok();
-    let Some(shell) = shell else {
-        println!("skipped: a_command_runs_in_an_image: needs busybox-static");
-        return;
-    };
     let mut head = header(tar::EntryType::Regular, 0o755);
     head.set_size(shell.len() as u64);
     tar.append_data(&mut head, "bin/sh", &shell[..]).expect("appended");
     file(&mut tar, "etc/motd", b"hello\n");
+    if let Some(target) = proc {
+        tar.append_link(&mut header(tar::EntryType::Symlink, 0o777), "proc", target).expect("appended");
+    }
     let tar = tar.into_inner().expect("a tar");
     fs::create_dir(place.path("image")).expect("made");
     fs::write(place.path("image/layer.tar"), &tar).expect("written");
     let manifest = r#"[{"Config":"c.json","RepoTags":["shell:1"],"Layers":["layer.tar"]}]"#;
     fs::write(place.path("image/manifest.json"), manifest).expect("written");
-    let config = r#"{"architecture":"amd64","os":"linux","config":{"Env":["GREETING=from the image"],"Cmd":["sh","-c","echo $GREETING"]},
-        "rootfs":{"type":"layers","diff_ids":["DIFF"]}}"#;
+    let config = r#"{"architecture":"amd64","os":"linux","config":{"Env":ENV,"Cmd":["sh","-c","echo $GREETING"]},
+        "history":null,"rootfs":{"type":"layers","diff_ids":["DIFF"]}}"#;
     let id = place.json(&["import", "image/layer.tar"])[0]["layer"]["diff_id"].as_str().expect("an id").to_owned();
-    fs::write(place.path("image/c.json"), config.replace("DIFF", &id)).expect("written");
+    let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
+    fs::write(place.path("image/c.json"), config.replace("DIFF", &id).replace("ENV", &env)).expect("written");
+    Some(place)
+}
+
+#[test]
+fn a_command_runs_in_an_image() {
+    let name = "a_command_runs_in_an_image";
+    let Some(place) = with_shell(name, r#"["GREETING=from the image"]"#, None) else { return };
     script(
         &place,
-        "a_command_runs_in_an_image",
+        name,
         r#"
         tar -C image -cf image.tar manifest.json c.json layer.tar
         $L import image.tar
         test "$($L run shell:1)" = "from the image"
         test "$($L run shell:1 -- sh -c 'read line < /etc/motd; echo $line')" = hello
         if $L run shell:1 -- sh -c 'exit 7'; then exit 1; else test $? = 7; fi
+        if $L run shell:1 -- nosuch; then exit 1; else test $? = 127; fi
         $L run shell:1 --keep work -- sh -c 'echo kept > /kept'
         $L snapshot mounts work; $L commit work shell:2 --image shell:1
         test "$($L run shell:2 -- sh -c 'read line < /kept; echo $line')" = kept
         test -z "$($L snapshot ls --filter kind==active --json)"
+    "#,
+    );
+}
+
+#[test]
+fn an_image_decides_nothing_on_the_host() {
+    let name = "an_image_decides_nothing_on_the_host";
+    let env = r#"["PATH=PLACE/bin:/bin","BASH_ENV=PLACE/bin/unshare","LD_PRELOAD=PLACE/nosuch.so","GREETING=hi"]"#;
+    let Some(place) = with_shell(name, env, None) else { return };
+    script(
+        &place,
+        name,
+        r#"
+        mkdir bin
+        for program in unshare sh mount chroot mkdir; do
+            printf '#!/bin/sh
+touch "%s"
+' "$PWD/taken" > bin/$program; chmod +x bin/$program
+        done
+        tar -C image -cf image.tar manifest.json c.json layer.tar
+        $L import image.tar
+        out=$(SECRET=1 $L run shell:1 2>&1); test "$out" = hi
+        test ! -e taken
+        test -z "$(SECRET=1 $L run shell:1 -- sh -c 'echo $SECRET')"
+    "#,
+    );
+}
+
+#[test]
+fn proc_is_mounted_on_a_directory_alone() {
+    let name = "proc_is_mounted_on_a_directory_alone";
+    let Some(place) = with_shell(name, "[]", Some("etc")) else { return };
+    script(
+        &place,
+        name,
+        r#"
+        tar -C image -cf image.tar manifest.json c.json layer.tar
+        $L import image.tar
+        if $L run shell:1 -- sh -c true; then exit 1; else test $? = 125; fi
     "#,
     );
 }
