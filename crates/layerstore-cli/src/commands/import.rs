@@ -11,7 +11,7 @@ use layerstore::{
 };
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
@@ -27,6 +27,12 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
         if stdin.is_terminal() {
             let failure = Failure::new(ErrorKind::InvalidInput, "standard input is a terminal");
             return Err(failure.hint("pipe a layer's tar into this command"));
+        }
+        // A command that fails before a pipe gives nothing, and no layer is.
+        let mut stdin = BufReader::new(stdin);
+        if stdin.fill_buf().map_err(|e| Error::io("cannot read standard input", e))?.is_empty() {
+            let e = Error::invalid("standard input is empty").expected("a layer's tar");
+            return Err(e).hint("look at what was to write into the pipe");
         }
         return import_layer(context, args, &context.store_or_new()?, options, stdin, None);
     }

@@ -6,9 +6,10 @@ use super::snapshot;
 use crate::args::{Inside, Run};
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
+use crate::names;
 use layerstore::{Error, ErrorKind, Labels, Snapshotter};
-use serde_json::Value;
 use rustix::mount::{MountFlags, mount};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind as IoKind};
@@ -24,7 +25,7 @@ const IMAGE_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 /// The exit code is the command's.
 pub(crate) fn run(context: &Context, args: &Run) -> Result<ExitCode, Failure> {
     let snapshots = snapshot::open(context, &args.common)?;
-    let image = snapshots.store().image(&args.what).hint("`layerstore images` lists the images there are")?;
+    let image = names::image(snapshots.store(), &args.what)?;
     let config: Value = serde_json::from_slice(&snapshots.store().image_config(&image)?).unwrap_or_default();
     let command = match args.command.is_empty() {
         true => own_command(&config)?,
@@ -37,7 +38,7 @@ pub(crate) fn run(context: &Context, args: &Run) -> Result<ExitCode, Failure> {
     progress.clear();
     let place = tempfile::tempdir().map_err(|e| Error::io("make a directory to mount on", e))?;
     let ran = layerstore::mount_all(&mounts, place.path())
-        .hint("mounting needs root, or the copy driver: --driver copy")
+        .hint_on(ErrorKind::Unsupported, "mounting needs root; `layerstore extract` does not")
         .and_then(|()| {
             let ran = inside(place.path(), &command, &config);
             layerstore::unmount(place.path())?;
