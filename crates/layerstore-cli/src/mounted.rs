@@ -24,7 +24,8 @@ pub(crate) struct Mounted {
     pub(crate) mount: Mount,
 }
 
-/// The store's mounts in this mount namespace that nothing else is mounted over.
+/// The store's mounts in this mount namespace that nothing else is mounted over; not those inside of it, which it has for
+/// its own use.
 pub(crate) fn from_store(store: &Path) -> Vec<Mounted> {
     of_table(&std::fs::read("/proc/self/mountinfo").unwrap_or_default(), store)
 }
@@ -36,7 +37,8 @@ fn of_table(table: &[u8], store: &Path) -> Vec<Mounted> {
         lines.iter().rev().filter(|line| store.starts_with(&line.dir)).max_by_key(|line| line.dir.as_os_str().len());
     let topmost = |(at, line): &(usize, &Line)| lines[at + 1..].iter().all(|later| later.dir != line.dir);
     let shown = |line: &Line| Some(Mounted { dir: line.dir.clone(), mount: shows(line, home?, store)? });
-    lines.iter().enumerate().filter(topmost).filter_map(|(_, line)| shown(line)).collect()
+    let outside = lines.iter().enumerate().filter(|(_, line)| !line.dir.starts_with(store));
+    outside.filter(topmost).filter_map(|(_, line)| shown(line)).collect()
 }
 
 /// The mount, if it is of the store.
@@ -107,6 +109,7 @@ mod tests {
 5 1 8:2 /data/store/snapshots/2/fs /bind rw - ext4 /dev/sdb rw
 6 1 8:1 /data/store/snapshots/2/fs /elsewhere rw - ext4 /dev/sda rw
 7 1 0:7 / /other rw - overlay none rw,lowerdir=/var/lib/stores
+7 1 0:9 / /var/lib/store/mounts/1 ro - erofs /var/lib/store/images/1.erofs ro
 8 1 0:6 / /covered rw - erofs /var/lib/store/images/1.erofs ro
 9 1 0:5 / /covered rw - tmpfs tmpfs rw
 ";

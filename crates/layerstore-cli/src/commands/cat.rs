@@ -16,10 +16,11 @@ pub(crate) fn run(context: &Context, args: &Cat) -> Result<(), Failure> {
 
 pub(super) fn open<'s>(store: &'s Store, named: Named, path: &[u8]) -> Result<FileReader<'s>, Failure> {
     match named {
-        Named::Image(image) => store
-            .root(&image.layers)?
-            .open(path)
-            .hint_on(ErrorKind::NotFound, "`layerstore ls` lists the files of an image"),
+        Named::Image(image) => {
+            let list = "`layerstore ls` lists the files of an image";
+            let opened = store.root(&image.layers)?.open(path);
+            opened.hint_on(ErrorKind::NotFound, list).hint_on(ErrorKind::InvalidInput, list)
+        }
         Named::Layer(info) => in_layer(&store.layer(&info.diff_id)?, path),
     }
 }

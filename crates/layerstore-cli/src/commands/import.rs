@@ -64,8 +64,12 @@ fn import_image(
         selector = selector.platform(platform.clone());
     }
     let choose = "--ref and --platform choose one";
+    let selecting = |e: Error| match e.kind() == ErrorKind::NotFound || e.message().contains("choose one") {
+        true => Failure::from(e).hint(choose),
+        false => e.into(),
+    };
     if let Some(expected) = args.expect {
-        let plan = source.select(&selector).hint(choose)?;
+        let plan = source.select(&selector).map_err(selecting)?;
         let manifest = plan.manifest.map(|manifest| manifest.digest);
         if ![manifest, Some(plan.config_digest)].contains(&Some(expected)) {
             let actual = manifest.unwrap_or(plan.config_digest);
@@ -74,11 +78,7 @@ fn import_image(
     }
     let (begin, progress) = (Instant::now(), context.progress(None));
     let import = store.import_image(source, &selector, args.name.as_deref(), &options, &progress);
-    let selecting = |e: &Error| matches!(e.kind(), ErrorKind::NotFound) || e.message().contains("choose one");
-    let import = match import {
-        Err(e) if selecting(&e) => return Err(e).hint(choose),
-        import => import?,
-    };
+    let import = import.map_err(selecting)?;
     let elapsed = begin.elapsed();
     drop(progress);
     if context.json() {

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::mounted;
 use crate::names::{self, escape, shell};
-use layerstore::{Error, ErrorKind, Labels, Mount, Snapshotter};
+use layerstore::{Error, ErrorKind, Labels, Mount, SnapshotInfo, SnapshotKind, Snapshotter};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -80,18 +80,19 @@ pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
         let e = Error::not_found("nothing of this store is mounted here").subject(dir.display());
         return Err(e).hint("--store DIR names another store; umount(8) ends mounts that layerstore did not make");
     }
-    layerstore::unmount(&dir).hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
     let key = dir.to_string_lossy().into_owned();
-    let kept = match snapshots.stat(&key) {
-        Ok(info) if info.kind == layerstore::SnapshotKind::View && info.labels.contains_key(MOUNTED_ON) => {
-            snapshots.remove(&key)?;
-            snapshots.cleanup()?;
-            false
-        }
-        Ok(_) => true,
-        Err(e) if e.kind() == ErrorKind::NotFound => false,
+    let own = match snapshots.stat(&key) {
+        Ok(info) => Some(info),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
         Err(e) => return Err(e.into()),
     };
+    layerstore::unmount(&dir).hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
+    let goes = |info: &SnapshotInfo| info.kind == SnapshotKind::View && info.labels.contains_key(MOUNTED_ON);
+    if own.as_ref().is_some_and(goes) {
+        snapshots.remove(&key)?;
+        snapshots.cleanup()?;
+    }
+    let kept = own.is_some_and(|info| !goes(&info));
     if context.json() {
         return context.out().json(&json!({ "unmounted": key, "snapshot": kept.then_some(&key) }));
     }

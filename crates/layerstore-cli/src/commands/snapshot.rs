@@ -77,7 +77,7 @@ fn create(context: &Context, snapshots: &Snapshotter, make: &Make, kind: Snapsho
         _ => snapshots.prepare(&make.key, parent.as_deref(), &labels, &progress),
     };
     progress.clear();
-    show_mounts(context, &mounts.hint_on(ErrorKind::NotFound, LIST)?)
+    show_mounts(context, &mounts.hint_on(ErrorKind::NotFound, LIST).hint_on(ErrorKind::InvalidInput, LIST)?)
 }
 
 fn labels(given: &[String]) -> Result<Labels, Failure> {
@@ -99,7 +99,15 @@ fn commit(
     epoch: Option<i64>,
 ) -> Result<(), Failure> {
     let progress = context.progress(None);
-    let layer = snapshots.commit(name, key, &CommitOptions::default().epoch(epoch), &progress).hint(LIST)?;
+    let layer = snapshots
+        .commit(name, key, &CommitOptions::default().epoch(epoch), &progress)
+        .hint_on(ErrorKind::NotFound, LIST)
+        .hint_on(ErrorKind::InvalidInput, "give the committed snapshot a name")
+        .hint_on(ErrorKind::AlreadyExists, "choose another name, or remove that snapshot")
+        .hint_on(
+            ErrorKind::FailedPrecondition,
+            "only what is active can be committed; `layerstore snapshot ls` tells",
+        )?;
     progress.clear();
     if context.json() {
         return context.out().json(&json!({ "name": name, "layer": layer }));
