@@ -87,8 +87,6 @@ pub(crate) enum Command {
     Extract(Extract),
     Diff(Diff),
     Run(Run),
-    #[command(name = Inside::NAME, hide = true)]
-    Inside(Inside),
     Commit(Commit),
     Additional(Additional),
     /// Show which drivers work here, and what the others lack
@@ -282,8 +280,7 @@ mod tests {
 
     fn have_examples(of: &mut clap::Command) {
         // clap's own `help` has none.
-        let ours = |command: &&mut clap::Command| !command.is_hide_set() && command.get_name() != "help";
-        for command in of.get_subcommands_mut().filter(ours) {
+        for command in of.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             assert!(
                 help.contains("EXAMPLES:\n  layerstore") || help.contains("| layerstore"),

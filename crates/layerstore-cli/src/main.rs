@@ -10,13 +10,16 @@ mod names;
 mod output;
 mod progress;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Inside};
 use clap::Parser;
 use context::Context;
 use errors::{Failure, USAGE};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == Inside::NAME) {
+        return commands::run::enter(&Inside::parse_from(std::env::args_os().skip(1)));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -39,7 +42,6 @@ fn main() -> ExitCode {
 fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
     let done = match command {
         Command::Run(args) => return commands::run::run(context, &args),
-        Command::Inside(args) => return Ok(commands::run::enter(&args)),
         Command::Fsck(args) => return commands::fsck::run(context, &args),
         Command::Repair(args) => return commands::repair::run(context, &args),
         Command::Demo(args) => commands::demo::run(context, &args),

@@ -1,6 +1,6 @@
 //! Arguments of the commands that compose, mount and commit.
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use layerstore::DriverKind;
 use std::path::PathBuf;
 
@@ -180,8 +180,8 @@ pub(crate) struct Run {
     pub(crate) common: Snapshots,
 }
 
-/// The part of `run` that is in the new namespaces.
-#[derive(Args)]
+/// The part of `run` that is in the new namespaces. No command for users, so neither help nor completions have it.
+#[derive(Parser)]
 pub(crate) struct Inside {
     /// The root to be
     pub(crate) root: PathBuf,
@@ -194,7 +194,7 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    /// What the subcommand is called.
+    /// The first argument by which `main` knows it.
     pub(crate) const NAME: &str = "run-inside";
 }
 

@@ -10,6 +10,7 @@ use layerstore::{
     detect,
 };
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::time::{Duration, Instant};
@@ -28,11 +29,9 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
             let failure = Failure::new(ErrorKind::InvalidInput, "standard input is a terminal");
             return Err(failure.hint("pipe a layer's tar into this command"));
         }
-        // A command that fails before a pipe gives nothing, and no layer is.
         let mut stdin = BufReader::new(stdin);
         if stdin.fill_buf().map_err(|e| Error::io("cannot read standard input", e))?.is_empty() {
-            let e = Error::invalid("standard input is empty").expected("a layer's tar");
-            return Err(e).hint("look at what was to write into the pipe");
+            return Err(empty("standard input"));
         }
         return import_layer(context, args, &context.store_or_new()?, options, stdin, None);
     }
@@ -43,10 +42,19 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
         _ => {
             let failed = |e| Error::io("cannot open", e).subject(args.source.display());
             let file = File::open(&args.source).map_err(failed)?;
-            let len = file.metadata().map_err(failed)?.len();
-            import_layer(context, args, &context.store_or_new()?, options, file, Some(len))
+            let found = file.metadata().map_err(failed)?;
+            if found.is_file() && found.len() == 0 {
+                return Err(empty(args.source.display()));
+            }
+            import_layer(context, args, &context.store_or_new()?, options, file, Some(found.len()))
         }
     }
+}
+
+/// A command that fails, before a pipe or into a file, gives nothing; and nothing is no layer.
+fn empty(source: impl Display) -> Failure {
+    let e = Error::invalid("nothing to import: no bytes").subject(source).expected("a layer's tar");
+    Failure::from(e).hint("look at what was to write it")
 }
 
 fn import_image(

@@ -50,6 +50,8 @@ fn refused_input_leaves_nothing() {
     assert_eq!((kind(&refused), refused.1["expected"].as_str()), ((5, "invalid-input"), Some(&*wrong)));
     assert_eq!(kind(&place.fails(&["import", "layer.tar", "--name", "x"])), (5, "invalid-input"));
     assert_eq!(kind(&place.fails(&["import", "-"])), (5, "invalid-input"), "nothing came");
+    fs::write(place.path("nothing"), "").expect("written");
+    assert_eq!(kind(&place.fails(&["import", "nothing"])), (5, "invalid-input"));
     fs::write(place.path("xz"), b"\xfd7zXZ\0\0\x04aaaaaaaaaaaaaaaaaaaa").expect("written");
     assert_eq!(kind(&place.fails(&["import", "xz"])), (7, "unsupported"));
     let mut tar = tar::Builder::new(Vec::new());

@@ -269,4 +269,8 @@ fn snapshots_are_listed_filtered_and_removed() {
     let keys: Vec<_> = removed.iter().map(|line| &line["removed"]).collect();
     assert_eq!(keys, ["work", parent], "each once, children first");
     assert_eq!(fs::read_dir(place.path("store/snapshots")).expect("read").count(), 0);
+    place.ok(&[&["snapshot"], &drive[..], &["prepare", "work"]].concat());
+    assert!(place.ok(&[&["snapshot"], &drive[..], &["commit", "done", "work", "--quiet"]].concat()).is_empty());
+    let (code, error) = place.fails(&[&["snapshot"], &drive[..], &["commit", "again", "done"]].concat());
+    assert!(code == 6 && error["hint"].as_str().is_some_and(|hint| hint.contains("active")), "{error}");
 }
