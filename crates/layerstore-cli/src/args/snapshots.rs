@@ -152,7 +152,7 @@ pub(crate) struct Diff {
     pub(crate) from: String,
     /// Another
     pub(crate) to: String,
-    /// Write here instead of to standard output
+    /// Write to this file, which must not be there yet, instead of to standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
