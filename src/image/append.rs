@@ -117,8 +117,10 @@ fn appended(config: &[u8], layer: &Digest, options: &AppendOptions) -> Result<Ve
     let layers = config.pointer_mut("/rootfs/diff_ids").and_then(Value::as_array_mut);
     layers.ok_or_else(|| bad("has no list of layers"))?.push(json!(layer));
     let object = config.as_object_mut().ok_or_else(|| bad("is not a JSON object"))?;
-    match object.entry("history").or_insert_with(|| json!([])) {
+    match object.entry("history").or_insert(Value::Null) {
         Value::Array(history) => history.push(options.history()),
+        // As Go writes a list that it does not have.
+        none @ Value::Null => *none = json!([options.history()]),
         _ => return Err(bad("has a history that is no list")),
     }
     match options.created {
@@ -147,9 +149,12 @@ mod tests {
         assert_eq!((&new["x"], &new["created"]), (&json!(1), &json!("1970-01-01T00:00:00Z")));
         assert_eq!(new["rootfs"]["diff_ids"], json!(["sha256:00", layer]));
         let entry = json!({ "created": "1970-01-01T00:00:00Z", "created_by": "test", "comment": "c" });
-        assert_eq!(new["history"], json!([{ "empty_layer": true }, entry]));
+        assert_eq!(new["history"], json!([{ "empty_layer": true }, entry.clone()]));
         let timeless = appended(old, &layer, &AppendOptions::default()).unwrap();
         assert!(serde_json::from_slice::<Value>(&timeless).unwrap()["created"].is_null());
+        let none = br#"{"rootfs":{"diff_ids":[]},"history":null}"#;
+        let first = appended(none, &layer, &options).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&first).unwrap()["history"], json!([entry]));
         for bad in ["[]", "{}", "nonsense", r#"{"rootfs":{"diff_ids":[]},"history":1}"#] {
             assert!(appended(bad.as_bytes(), &layer, &AppendOptions::default()).is_err(), "{bad}");
         }

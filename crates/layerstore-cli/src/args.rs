@@ -12,7 +12,10 @@ use std::path::PathBuf;
 
 pub(crate) use additional::{Additional, AdditionalCommand};
 pub(crate) use bench::{Bench, Init};
-pub(crate) use snapshots::{Commit, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount};
+pub(crate) use snapshots::{
+    Commit, DEFAULT_NAMESPACE, Diff, Extract, Inside, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots,
+    Umount,
+};
 pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 
 const ABOUT: &str = "Content-addressable store for container image layers";
@@ -272,13 +275,19 @@ mod tests {
     fn arguments_are_consistent_and_every_command_has_examples() {
         let mut cli = Cli::command();
         cli.clone().debug_assert();
-        for command in cli.get_subcommands_mut() {
+        have_examples(&mut cli);
+    }
+
+    fn have_examples(of: &mut clap::Command) {
+        // clap's own `help` has none.
+        for command in of.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             assert!(
                 help.contains("EXAMPLES:\n  layerstore") || help.contains("| layerstore"),
                 "{}",
                 command.get_name()
             );
+            have_examples(command);
         }
     }
 }

@@ -3,11 +3,11 @@
 use crate::args::Global;
 use crate::errors::{Failure, Hint};
 use crate::output::Out;
-use crate::progress::Progress;
+use crate::progress::{Progress, Reports};
 use layerstore::{Digest, ErrorKind, OpenOptions, Store};
 use std::env;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) struct Context {
     global: Global,
@@ -52,7 +52,16 @@ impl Context {
     /// Progress on standard error, if somebody is there to see it.
     pub(crate) fn progress(&self, total: Option<u64>) -> Progress {
         let wanted = !self.quiet() && !self.json() && std::io::stderr().is_terminal();
-        Progress::new(wanted, total)
+        Progress::new(wanted, total, self.reports())
+    }
+
+    /// How to tell, on standard error, what nobody asked for.
+    fn reports(&self) -> Reports {
+        match (self.quiet(), self.json()) {
+            (true, _) => Reports::None,
+            (false, true) => Reports::Json,
+            (false, false) => Reports::Text,
+        }
     }
 
     /// As many digits as people compare, or all with --verbose.
@@ -63,6 +72,11 @@ impl Context {
     /// As [`digest`](Self::digest), of digits or any other name.
     pub(crate) fn digits<'a>(&self, name: &'a str) -> &'a str {
         if self.global.verbose { name } else { name.get(..12).unwrap_or(name) }
+    }
+
+    /// The store's directory, if the user named it.
+    pub(crate) fn given_store(&self) -> Option<&Path> {
+        self.global.store.as_deref()
     }
 
     /// The store's directory, which may be in any state.

@@ -27,7 +27,6 @@ impl Failure {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn kind(&self) -> ErrorKind {
         self.error.kind()
     }
@@ -95,12 +94,30 @@ impl From<std::io::Error> for Failure {
 
 /// Adds a hint to what fails.
 pub(crate) trait Hint<T> {
+    /// Whatever it is.
     fn hint(self, hint: &str) -> Result<T, Failure>;
+
+    /// If it is of this kind; the others have hints of their own.
+    fn hint_on(self, kind: ErrorKind, hint: &str) -> Result<T, Failure>;
 }
 
 impl<T> Hint<T> for layerstore::Result<T> {
     fn hint(self, hint: &str) -> Result<T, Failure> {
         self.map_err(|e| Failure::from(e).hint(hint))
+    }
+
+    fn hint_on(self, kind: ErrorKind, hint: &str) -> Result<T, Failure> {
+        self.map_err(Failure::from).hint_on(kind, hint)
+    }
+}
+
+impl<T> Hint<T> for Result<T, Failure> {
+    fn hint(self, hint: &str) -> Self {
+        self.map_err(|e| e.hint(hint))
+    }
+
+    fn hint_on(self, kind: ErrorKind, hint: &str) -> Self {
+        self.map_err(|e| if e.kind() == kind { e.hint(hint) } else { e })
     }
 }
 
@@ -164,6 +181,15 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "error: write a pack");
         assert!(lines[1].starts_with("cause: ") && lines[2].starts_with("hint: the disk is full"), "{text}");
+    }
+
+    #[test]
+    fn a_hint_for_one_kind_leaves_the_others_theirs() {
+        let hint_of = |e: Error| Err::<(), _>(e).hint_on(ErrorKind::NotFound, "look").expect_err("fails").to_text();
+        assert!(hint_of(Error::not_found("it")).ends_with("hint: look"));
+        assert!(hint_of(Error::corrupt("it")).contains("fsck"));
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert!(hint_of(Error::io("it", full)).contains("disk is full"));
     }
 
     #[test]

@@ -5,17 +5,21 @@ mod commands;
 mod context;
 mod errors;
 mod interrupt;
+mod mounted;
 mod names;
 mod output;
 mod progress;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Inside};
 use clap::Parser;
 use context::Context;
 use errors::{Failure, USAGE};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == Inside::NAME) {
+        return commands::run::enter(&Inside::parse_from(std::env::args_os().skip(1)));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -72,8 +76,11 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
 fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|arg| arg == "--json") {
         let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        eprintln!("{}", serde_json::json!({ "error": first, "kind": "usage", "exit_code": USAGE }));
+        // What is wrong may take several lines; after it come the usage and where to find help.
+        let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|end| text.find(end)).min();
+        let words = text[..end.unwrap_or(text.len())].trim_start_matches("error: ").split_whitespace();
+        let message = words.collect::<Vec<_>>().join(" ");
+        eprintln!("{}", serde_json::json!({ "error": message, "kind": "usage", "exit_code": USAGE }));
     } else {
         // Only fails when nobody reads.
         let _ = error.print();

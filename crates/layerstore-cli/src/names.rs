@@ -16,18 +16,46 @@ pub(crate) enum Named {
 }
 
 /// Finds what `name` means: an image's exact name first, then the first digits of a layer's diff_id or of an image's
-/// config or manifest digest.
+/// config or manifest digest. Several names of one image are no ambiguity.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Named, Failure> {
+    let (mut images, layers) = fitting(store, name)?;
+    // The first name stays.
+    images.sort_by_key(|image| image.config);
+    images.dedup_by_key(|image| image.config);
+    only(name, &images, &layers)
+}
+
+/// As [`find`], where it matters which name of an image is meant.
+pub(crate) fn find_name(store: &Store, name: &str) -> Result<Named, Failure> {
+    let (images, layers) = fitting(store, name)?;
+    only(name, &images, &layers)
+}
+
+/// As [`find`], for what needs an image.
+pub(crate) fn image(store: &Store, name: &str) -> Result<ImageInfo, Failure> {
+    let list = "`layerstore images` lists the images there are";
+    match find(store, name).hint_on(ErrorKind::NotFound, list)? {
+        // Looked up once more, since that checks it.
+        Named::Image(image) => Ok(store.image(&image.name)?),
+        Named::Layer(_) => Err(Error::not_found("no such image, but a layer").subject(name)).hint(list),
+    }
+}
+
+/// All that `name` may mean.
+fn fitting(store: &Store, name: &str) -> Result<(Vec<ImageInfo>, Vec<LayerInfo>), Failure> {
     let images = store.images()?;
     if let Some(image) = images.iter().find(|image| image.name == name) {
-        return Ok(Named::Image(image.clone()));
+        return Ok((vec![image.clone()], Vec::new()));
     }
     let hex = name.strip_prefix("sha256:").unwrap_or(name);
     let digits = hex.len() >= DIGITS && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let fits = |digest: &Digest| digits && digest.hex().starts_with(hex);
-    let layers: Vec<_> = store.layers()?.into_iter().filter(|layer| fits(&layer.diff_id)).collect();
-    let images: Vec<_> = images.into_iter().filter(|i| fits(&i.config) || fits(&i.manifest)).collect();
-    match (&images[..], &layers[..]) {
+    let layers = store.layers()?.into_iter().filter(|layer| fits(&layer.diff_id)).collect();
+    Ok((images.into_iter().filter(|i| fits(&i.config) || fits(&i.manifest)).collect(), layers))
+}
+
+fn only(name: &str, images: &[ImageInfo], layers: &[LayerInfo]) -> Result<Named, Failure> {
+    match (images, layers) {
         ([], []) => Err(Error::not_found("no such image or layer").subject(name).into()),
         ([image], []) => Ok(Named::Image(image.clone())),
         ([], [layer]) => Ok(Named::Layer(layer.clone())),
@@ -71,6 +99,13 @@ pub(crate) fn escape(name: &[u8]) -> String {
     text
 }
 
+/// A name as part of a command that can be pasted into a shell.
+pub(crate) fn shell(name: &[u8]) -> String {
+    let text = escape(name);
+    let plain = |c: char| c.is_alphanumeric() || "_-+=:,./@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +115,11 @@ mod tests {
         assert_eq!(normal(OsStr::new("/etc//./passwd/")).expect("a path"), b"etc/passwd");
         assert_eq!(normal(OsStr::new("/")).expect("a path"), b"");
         assert_eq!(normal(OsStr::new("a/../b")).expect_err("dots").kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn commands_can_be_pasted() {
+        assert_eq!((shell(b"/mnt/a-1"), shell(b"it's me")), ("/mnt/a-1".into(), r"'it'\''s me'".into()));
     }
 
     #[test]

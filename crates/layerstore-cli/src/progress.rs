@@ -1,6 +1,8 @@
-//! Bars on a terminal for the library's events: one per layer while importing, one in all while exporting.
+//! Bars on a terminal for the library's events: one per layer while importing, one in all while exporting; and lines for
+//! what was left out.
 
 use crate::interrupt;
+use crate::names::escape;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use layerstore::{Event, Observer};
 use std::collections::HashMap;
@@ -14,6 +16,27 @@ const UNKNOWN_SIZE: &str = "{prefix:10} {spinner} {decimal_bytes:>9} {decimal_by
 pub(crate) struct Progress {
     bars: Option<Bars>,
     total: Option<u64>,
+    reports: Reports,
+}
+
+/// How what was left out is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reports {
+    None,
+    Text,
+    Json,
+}
+
+impl Reports {
+    fn skipped(self, path: &[u8], reason: &str) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Text => Some(format!("left out {}: {}", escape(path), escape(reason.as_bytes()))),
+            Self::Json => {
+                Some(serde_json::json!({ "left_out": String::from_utf8_lossy(path), "reason": reason }).to_string())
+            }
+        }
+    }
 }
 
 struct Bars {
@@ -24,12 +47,12 @@ struct Bars {
 
 impl Progress {
     /// `total` is the number of bytes to come, where the library does not know it.
-    pub(crate) fn new(draw: bool, total: Option<u64>) -> Self {
+    pub(crate) fn new(draw: bool, total: Option<u64>, reports: Reports) -> Self {
         let bars = || Bars {
             all: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8)),
             each: Mutex::default(),
         };
-        Self { bars: draw.then(bars), total }
+        Self { bars: draw.then(bars), total, reports }
     }
 
     /// Takes the bars off the terminal, so that the report has it to itself.
@@ -70,6 +93,14 @@ impl Observer for Progress {
                 bars.get(0).unwrap_or_else(|| bars.add(0, "export".into(), self.total)).inc(bytes);
             }
             _ => {}
+        }
+    }
+
+    fn skipped(&self, path: &[u8], reason: &str) {
+        let Some(line) = self.reports.skipped(path, reason) else { return };
+        match &self.bars {
+            Some(bars) => bars.all.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
         }
     }
 

@@ -95,6 +95,10 @@ pub(crate) struct Watch {
 impl Observer for Watch {
     fn event(&self, _: Event) {}
 
+    fn skipped(&self, path: &[u8], reason: &str) {
+        tracing::warn!(path = %path.escape_ascii(), reason, "left out of a layer");
+    }
+
     fn cancelled(&self) -> bool {
         self.stopping.load(Relaxed) || self.gone.load(Relaxed)
     }

@@ -25,7 +25,8 @@ pub enum DriverKind {
     /// The first of erofs, overlay and copy that works here.
     #[default]
     Auto,
-    /// One kernel mount per chain, straight from the packs; nothing is extracted. Root, Linux 6.12 or newer.
+    /// One kernel mount per chain, straight from the packs; nothing is extracted. Root, Linux 6.15 (or 6.12.41 and
+    /// later 6.12).
     Erofs,
     /// Each layer of a chain extracted once, stacked by overlayfs.
     Overlay,

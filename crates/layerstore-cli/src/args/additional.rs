@@ -21,6 +21,9 @@ pub(crate) struct Additional {
 #[derive(Subcommand)]
 pub(crate) enum AdditionalCommand {
     /// Extract an image's layers and list them; an image that was listed under the same reference goes
+    #[command(
+        after_help = "EXAMPLES:\n  layerstore additional add /var/lib/layerstore-additional app:1 --as registry.example/app:1"
+    )]
     Add {
         /// The directory, made if it is not there
         #[arg(value_hint = ValueHint::DirPath)]
@@ -36,12 +39,16 @@ pub(crate) enum AdditionalCommand {
         blobs: bool,
     },
     /// List the references in the directory
+    #[command(after_help = "EXAMPLES:\n  layerstore additional ls /var/lib/layerstore-additional")]
     Ls {
         /// The directory
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
     /// List images no longer; remove podman's own images of them first
+    #[command(
+        after_help = "EXAMPLES:\n  layerstore additional rm /var/lib/layerstore-additional registry.example/app:1"
+    )]
     Rm {
         /// The directory
         #[arg(value_hint = ValueHint::DirPath)]

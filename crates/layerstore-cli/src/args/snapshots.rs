@@ -1,8 +1,11 @@
 //! Arguments of the commands that compose, mount and commit.
 
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use layerstore::DriverKind;
 use std::path::PathBuf;
+
+/// Whose snapshots they are where nobody says.
+pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 
 /// What all of them have.
 #[derive(Args)]
@@ -11,7 +14,7 @@ pub(crate) struct Snapshots {
     #[arg(long, value_name = "DRIVER", default_value = "auto", env = "LAYERSTORE_DRIVER")]
     pub(crate) driver: DriverKind,
     /// Whose snapshots: keys of different namespaces do not see each other
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub(crate) namespace: String,
 }
 
@@ -30,10 +33,13 @@ pub(crate) struct Snapshot {
 #[derive(Subcommand)]
 pub(crate) enum SnapshotCommand {
     /// Make a writable snapshot of an image or of a committed snapshot, or an empty one; prints what to mount
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot prepare work --image app:1")]
     Prepare(Make),
     /// Make a read-only snapshot; prints what to mount
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot view look --image app:1")]
     View(Make),
     /// Make a layer of what was changed in an active snapshot
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot commit done work")]
     Commit {
         /// Name of the committed snapshot
         name: String,
@@ -43,29 +49,34 @@ pub(crate) enum SnapshotCommand {
         #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
         epoch: Option<i64>,
     },
-    /// Remove snapshots, children before parents
+    /// Remove snapshots; either all that are named or, on an error, none
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot rm work done")]
     Rm {
         /// Their keys
         #[arg(required = true)]
         keys: Vec<String>,
     },
     /// List snapshots
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot ls --filter kind==active")]
     Ls {
         /// Only those that fit, in containerd's filter language (`kind==active`, `labels."a.b"`)
         #[arg(long = "filter", value_name = "FILTER")]
         filters: Vec<String>,
     },
     /// Print what to mount for a snapshot
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot mounts work")]
     Mounts {
         /// Its key
         key: String,
     },
     /// Show what a snapshot adds to what is below it
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot usage work")]
     Usage {
         /// Its key
         key: String,
     },
     /// Free the disk space of removed snapshots
+    #[command(after_help = "EXAMPLES:\n  layerstore snapshot cleanup")]
     Cleanup,
 }
 
@@ -141,7 +152,7 @@ pub(crate) struct Diff {
     pub(crate) from: String,
     /// Another
     pub(crate) to: String,
-    /// Write here instead of to standard output
+    /// Write to this file, which must not be there yet, instead of to standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
@@ -150,8 +161,8 @@ pub(crate) struct Diff {
 
 /// Try an image: run a command in it, in namespaces of its own
 ///
-/// A convenience, no container runtime: a chroot with its own mount and pid namespaces, /proc, and nothing else shut
-/// off. Needs root. Changes are dropped, or kept as the snapshot KEY with --keep.
+/// A convenience, no container runtime: a chroot with its own mount and pid namespaces, /proc, the image's environment,
+/// and nothing else shut off. Needs root. Changes are dropped, or kept as the snapshot KEY with --keep.
 #[derive(Args)]
 #[command(after_help = "EXAMPLES:\n  layerstore run app:1 -- ls -l /\n  layerstore run app:1 --keep work -- touch /new
   layerstore commit work app:2 --image app:1")]
@@ -167,6 +178,24 @@ pub(crate) struct Run {
     pub(crate) command: Vec<std::ffi::OsString>,
     #[command(flatten)]
     pub(crate) common: Snapshots,
+}
+
+/// The part of `run` that is in the new namespaces. No command for users, so neither help nor completions have it.
+#[derive(Parser)]
+pub(crate) struct Inside {
+    /// The root to be
+    pub(crate) root: PathBuf,
+    /// The command's environment, NAME=VALUE
+    #[arg(long)]
+    pub(crate) env: Vec<String>,
+    /// The command
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+impl Inside {
+    /// The first argument by which `main` knows it.
+    pub(crate) const NAME: &str = "run-inside";
 }
 
 /// Make an image of an active snapshot: the image it was prepared on and one more layer

@@ -1,7 +1,7 @@
 //! Arguments of the commands that look after a store.
 
 use clap::{Args, ValueHint};
-use layerstore::Compress;
+use layerstore::{Compress, Error};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -62,7 +62,7 @@ pub(crate) struct Repair {
   layerstore recompress --json | jq .saved")]
 pub(crate) struct Recompress {
     /// How to compress: lz4, zstd:LEVEL (1 to 19)
-    #[arg(long, value_name = "CODEC", default_value = "zstd:9")]
+    #[arg(long, value_name = "CODEC", default_value = "zstd:9", value_parser = strong)]
     pub(crate) compress: Compress,
     /// Threads at work [default: the CPUs there are]
     #[arg(long)]
@@ -70,6 +70,16 @@ pub(crate) struct Recompress {
     /// Leave the old copies to a later `gc`
     #[arg(long)]
     pub(crate) no_gc: bool,
+}
+
+/// A codec that makes anything smaller.
+fn strong(text: &str) -> Result<Compress, Error> {
+    match text.parse()? {
+        Compress::Auto | Compress::Raw => {
+            Err(Error::invalid("this makes nothing smaller").expected("lz4, zstd or zstd:LEVEL"))
+        }
+        compress => Ok(compress),
+    }
 }
 
 /// Say what keeps something from gc

@@ -3,8 +3,8 @@
 use crate::args::{Additional, AdditionalCommand};
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
-use crate::names::escape;
-use layerstore::{AdditionalImage, AdditionalLayers, AdditionalOptions, Store};
+use crate::names::{self, escape};
+use layerstore::{AdditionalImage, AdditionalLayers, AdditionalOptions, ErrorKind, Store};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,17 +20,19 @@ pub(crate) fn run(context: &Context, args: &Additional) -> Result<(), Failure> {
 }
 
 fn open(store: Store, dir: &Path) -> Result<AdditionalLayers, Failure> {
-    AdditionalLayers::open(Arc::new(store), dir).hint("`layerstore doctor` tells what each driver lacks here")
+    AdditionalLayers::open(Arc::new(store), dir)
+        .hint_on(ErrorKind::Unsupported, "`layerstore doctor` tells what each driver lacks here")
 }
 
 fn add(context: &Context, dir: &Path, what: &str, reference: &str, blobs: bool) -> Result<(), Failure> {
     let store = context.store()?;
-    let image = store.image(what).hint("`layerstore images` lists the images there are")?;
+    let image = names::image(&store, what)?;
     let progress = context.progress(None);
     let options = AdditionalOptions::default().blobs(blobs);
     let added = open(store, dir)?.add(&image, reference, &options, &progress);
     progress.clear();
-    let added = added.hint("--as REF says what podman pulls, as docker.io/library/app:1")?;
+    let added =
+        added.hint_on(ErrorKind::InvalidInput, "--as REF says what podman pulls, as docker.io/library/app:1")?;
     if context.json() {
         return context.out().json(&to_json(reference, &added));
     }

@@ -4,7 +4,7 @@ use crate::args::Cat;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find, normal};
-use layerstore::{EntryKind, Error, FileReader, Layer, Store};
+use layerstore::{EntryKind, Error, ErrorKind, FileReader, Layer, Store};
 use std::io::Write;
 
 pub(crate) fn run(context: &Context, args: &Cat) -> Result<(), Failure> {
@@ -17,7 +17,9 @@ pub(crate) fn run(context: &Context, args: &Cat) -> Result<(), Failure> {
 pub(super) fn open<'s>(store: &'s Store, named: Named, path: &[u8]) -> Result<FileReader<'s>, Failure> {
     match named {
         Named::Image(image) => {
-            store.root(&image.layers)?.open(path).hint("`layerstore ls` lists the files of an image")
+            let list = "`layerstore ls` lists the files of an image";
+            let opened = store.root(&image.layers)?.open(path);
+            opened.hint_on(ErrorKind::NotFound, list).hint_on(ErrorKind::InvalidInput, list)
         }
         Named::Layer(info) => in_layer(&store.layer(&info.diff_id)?, path),
     }
@@ -25,18 +27,20 @@ pub(super) fn open<'s>(store: &'s Store, named: Named, path: &[u8]) -> Result<Fi
 
 fn in_layer<'s>(layer: &Layer<'s>, path: &[u8]) -> Result<FileReader<'s>, Failure> {
     let list = "`layerstore ls` lists the entries of a layer";
-    let mut entry = layer.find(path).hint(list)?;
+    let mut entry = layer.find(path).hint_on(ErrorKind::NotFound, list)?;
     // Every step leads to an entry that was there before the link; a circle can only be made by hand.
     for _ in 0..40 {
         match &entry.entry.kind {
             EntryKind::Hardlink { target } => {
-                entry = layer.find(target).hint("the hard link leads to a lower layer; read it from the image")?;
+                entry = layer
+                    .find(target)
+                    .hint_on(ErrorKind::NotFound, "the hard link leads to a lower layer; read it from the image")?;
             }
             EntryKind::Symlink { target } => {
                 let failure = Failure::from(Error::invalid("a symlink").subject(escape(path)));
                 return Err(failure.hint(format!("it leads to '{}'", escape(target))));
             }
-            _ => return layer.open(&entry).map_err(|e| e.subject(escape(path))).hint(list),
+            _ => return layer.open(&entry).map_err(|e| e.subject(escape(path))).hint_on(ErrorKind::InvalidInput, list),
         }
     }
     Err(Error::invalid("hard links lead to each other").subject(escape(path)).into())

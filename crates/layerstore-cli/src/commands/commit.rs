@@ -4,28 +4,52 @@ use super::snapshot;
 use crate::args::Commit;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
-use crate::names::escape;
-use layerstore::{AppendOptions, CommitOptions, Digest, ErrorKind};
+use crate::mounted;
+use crate::names::{self, escape, shell};
+use layerstore::{AppendOptions, CommitOptions, Digest, Error, ErrorKind, Snapshotter};
 use serde_json::json;
+use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(context: &Context, args: &Commit) -> Result<(), Failure> {
     let snapshots = snapshot::open(context, &args.common)?;
     let store = snapshots.store();
-    let image = store.image(&args.image).hint("`layerstore images` lists the images there are")?;
+    let image = names::image(store, &args.image)?;
+    if args.name.is_empty() {
+        return Err(Failure::new(ErrorKind::InvalidInput, "the name is empty").hint("name the new image, as app:2"));
+    }
     let base = Digest::chain_of(&image.layers).map(|id| id.to_string());
-    let active = snapshots.stat(&args.key).hint("`layerstore snapshot ls` lists the snapshots there are")?;
-    if active.parent != base {
+    // Under a name of its own first: the chain_id is known only when the layer is.
+    let name = format!("commit/{}", args.key);
+    let found = match snapshots.stat(&args.key) {
+        // What an earlier commit made no image of.
+        Err(e) if e.kind() == ErrorKind::NotFound => snapshots.stat(&name).map_err(|_| e),
+        found => found,
+    };
+    let found = found.hint_on(ErrorKind::NotFound, "`layerstore snapshot ls` lists the snapshots there are")?;
+    if found.parent != base {
         let failure = Failure::new(ErrorKind::FailedPrecondition, "the snapshot was not prepared on this image");
         return Err(failure.hint("name the image of its `snapshot prepare --image` or `mount --rw`"));
     }
     let progress = context.progress(None);
-    // Under a name of its own first: the chain_id is known only when the layer is.
-    let name = format!("commit/{}", args.key);
-    let layer = snapshots.commit(&name, &args.key, &CommitOptions::default().epoch(args.epoch), &progress)?;
+    let layer = if found.key == name {
+        snapshots.layers(&name, &progress)?.pop()
+    } else {
+        refuse_mounted(context, args, &snapshots)?;
+        snapshots
+            .commit(&name, &args.key, &CommitOptions::default().epoch(args.epoch), &progress)
+            .hint_on(ErrorKind::FailedPrecondition, "a snapshot that `prepare` or `mount --rw` made becomes an image")?
+    };
     progress.clear();
     let layer = layer.ok_or_else(|| Failure::new(ErrorKind::FailedPrecondition, "the commit gave no layer"))?;
     let options = AppendOptions::default().created(args.epoch).created_by(&args.message);
-    let made = store.append_layer(&image, &args.name, &layer, &options)?;
+    let made = store.append_layer(&image, &args.name, &layer, &options).map_err(|e| {
+        let again = snapshot::again(context, &args.common);
+        let (from, to) = (shell(args.image.as_bytes()), shell(name.as_bytes()));
+        Failure::from(e).hint(format!(
+            "the changes are in the committed snapshot {to}: mend the cause and run this command again, or get them with \
+             `layerstore diff{again} {from} {to} -o FILE`"
+        ))
+    })?;
     // The image keeps the layer now.
     snapshots.remove(&name)?;
     snapshots.cleanup()?;
@@ -39,4 +63,15 @@ pub(crate) fn run(context: &Context, args: &Commit) -> Result<(), Failure> {
     }
     let layer = context.digest(&layer);
     context.out().line(format!("committed {}: {} layers, new {layer}", escape(made.name.as_bytes()), made.layers.len()))
+}
+
+/// What is written to a mount after the commit would be lost.
+fn refuse_mounted(context: &Context, args: &Commit, snapshots: &Snapshotter) -> Result<(), Failure> {
+    let is_it = |found: &mounted::Mounted| {
+        snapshots.key_of(std::slice::from_ref(&found.mount)).is_ok_and(|key| key == args.key)
+    };
+    let Some(found) = mounted::from_store(snapshots.store().path()).into_iter().find(is_it) else { return Ok(()) };
+    let e = Error::new(ErrorKind::FailedPrecondition, "the snapshot is mounted").subject(&args.key);
+    let (dir, again) = (shell(found.dir.as_os_str().as_bytes()), snapshot::again(context, &args.common));
+    Err(Failure::from(e.actual(found.dir.display())).hint(format!("`layerstore umount {dir}{again}` first")))
 }

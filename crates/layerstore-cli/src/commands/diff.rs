@@ -1,13 +1,14 @@
 //! `layerstore diff`.
 
+use super::export::to_file;
 use super::snapshot;
 use crate::args::Diff;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
+use crate::names;
 use crate::output::size;
 use layerstore::{CreateOptions, Digest, Error, ErrorKind, Observer, Snapshotter};
 use serde_json::json;
-use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 
 pub(crate) fn run(context: &Context, args: &Diff) -> Result<(), Failure> {
@@ -26,10 +27,12 @@ pub(crate) fn run(context: &Context, args: &Diff) -> Result<(), Failure> {
         store.write_layer(&changes, &mut *context.out().lock(), &options, &progress)?;
         return Ok(());
     };
-    let file = File::create(path).map_err(|e| Error::io("cannot create the file", e).subject(path.display()))?;
-    let mut file = BufWriter::new(file);
-    let (diff_id, tar_size) = store.write_layer(&changes, &mut file, &options, &progress)?;
-    file.flush().map_err(|e| Error::io("cannot write the file", e).subject(path.display()))?;
+    let (diff_id, tar_size) = to_file(path, |file| {
+        let mut file = BufWriter::new(file);
+        let written = store.write_layer(&changes, &mut file, &options, &progress)?;
+        file.flush().map_err(|e| Error::io("cannot write the file", e).subject(path.display()))?;
+        Ok(written)
+    })?;
     if context.json() {
         return context.out().json(&json!({ "diff_id": diff_id, "size": tar_size, "entries": changes.len() }));
     }
@@ -41,11 +44,12 @@ pub(crate) fn run(context: &Context, args: &Diff) -> Result<(), Failure> {
 
 /// The layers of an image or of a committed snapshot.
 fn layers(snapshots: &Snapshotter, name: &str, observer: &dyn Observer) -> Result<Vec<Digest>, Failure> {
-    match snapshots.store().image(name) {
+    match names::image(snapshots.store(), name) {
         Ok(image) => Ok(image.layers),
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            snapshots.layers(name, observer).hint("`layerstore images` and `layerstore snapshot ls` list what there is")
+            let list = "`layerstore images` and `layerstore snapshot ls` list what there is";
+            snapshots.layers(name, observer).hint_on(ErrorKind::NotFound, list)
         }
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     }
 }

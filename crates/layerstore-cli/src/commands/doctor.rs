@@ -3,12 +3,25 @@
 use crate::context::Context;
 use crate::errors::Failure;
 use crate::output::Table;
-use layerstore::{DriverKind, Snapshotter, SnapshotterOptions};
+use layerstore::{DriverKind, Error, ErrorKind, Snapshotter, SnapshotterOptions, Store};
 use serde_json::json;
+use std::path::Path;
 use std::sync::Arc;
+use tempfile::TempDir;
 
 pub(crate) fn run(context: &Context) -> Result<(), Failure> {
-    let store = Arc::new(context.store_or_new()?);
+    let dir = context.store_dir()?;
+    let (store, beside) = match context.store() {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            // What works depends on the file system too. The store to be tried there goes again.
+            let near = dir.ancestors().skip(1).find(|near| near.is_dir()).unwrap_or(Path::new("."));
+            let beside = TempDir::with_prefix_in(".layerstore-doctor-", near)
+                .map_err(|e| Error::io("make a directory", e).subject(near.display()))?;
+            (Store::open(beside.path().join("store"))?, Some(beside))
+        }
+        found => (found?, None),
+    };
+    let store = Arc::new(store);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let root = rustix::process::geteuid().is_root();
     let mut table = Table::new(&["DRIVER", "WORKS", "WHY NOT"]);
@@ -37,6 +50,7 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
         return Ok(());
     }
     let user = if root { "root" } else { "not root" };
-    context.out().line(format!("kernel {}, {user}, store {}", kernel.trim(), store.path().display()))?;
+    let made = if beside.is_some() { " (not there yet)" } else { "" };
+    context.out().line(format!("kernel {}, {user}, store {}{made}", kernel.trim(), dir.display()))?;
     table.print(context.out(), "")
 }

@@ -129,7 +129,10 @@ fn export_layer(context: &Context, args: &Export, store: &Store, diff_id: &Diges
 }
 
 /// A file is there whole or not at all, and none is replaced. Pipes and devices are written to as they are.
-fn to_file<T>(path: &Path, write: impl FnOnce(&mut dyn Write) -> layerstore::Result<T>) -> Result<T, Failure> {
+pub(super) fn to_file<T>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> layerstore::Result<T>,
+) -> Result<T, Failure> {
     let failed = |what: &str, e: std::io::Error| Error::io(what, e).subject(path.display());
     match fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => {

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 pub(crate) fn run(context: &Context, args: &Gc) -> Result<(), Failure> {
     let store = context.store()?;
     let options = GcOptions::default();
-    let plan = store.gc_plan(&options, &())?;
+    let progress = context.progress(None);
+    let plan = store.gc_plan(&options, &progress)?;
     if args.dry_run {
         return show(context, &plan);
     }
-    let report = store.gc(&plan, &options, &())?;
+    let report = store.gc(&plan, &options, &progress)?;
     tell(context, &report)
 }
 

@@ -10,8 +10,9 @@ use layerstore::{
     detect,
 };
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
@@ -28,6 +29,10 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
             let failure = Failure::new(ErrorKind::InvalidInput, "standard input is a terminal");
             return Err(failure.hint("pipe a layer's tar into this command"));
         }
+        let mut stdin = BufReader::new(stdin);
+        if stdin.fill_buf().map_err(|e| Error::io("cannot read standard input", e))?.is_empty() {
+            return Err(empty("standard input"));
+        }
         return import_layer(context, args, &context.store_or_new()?, options, stdin, None);
     }
     // Looked at before the store is made: a mistyped path should leave no store behind.
@@ -37,10 +42,19 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
         _ => {
             let failed = |e| Error::io("cannot open", e).subject(args.source.display());
             let file = File::open(&args.source).map_err(failed)?;
-            let len = file.metadata().map_err(failed)?.len();
-            import_layer(context, args, &context.store_or_new()?, options, file, Some(len))
+            let found = file.metadata().map_err(failed)?;
+            if found.is_file() && found.len() == 0 {
+                return Err(empty(args.source.display()));
+            }
+            import_layer(context, args, &context.store_or_new()?, options, file, Some(found.len()))
         }
     }
+}
+
+/// A command that fails, before a pipe or into a file, gives nothing; and nothing is no layer.
+fn empty(source: impl Display) -> Failure {
+    let e = Error::invalid("nothing to import: no bytes").subject(source).expected("a layer's tar");
+    Failure::from(e).hint("look at what was to write it")
 }
 
 fn import_image(
@@ -58,8 +72,12 @@ fn import_image(
         selector = selector.platform(platform.clone());
     }
     let choose = "--ref and --platform choose one";
+    let selecting = |e: Error| match e.kind() == ErrorKind::NotFound || e.message().contains("choose one") {
+        true => Failure::from(e).hint(choose),
+        false => e.into(),
+    };
     if let Some(expected) = args.expect {
-        let plan = source.select(&selector).hint(choose)?;
+        let plan = source.select(&selector).map_err(selecting)?;
         let manifest = plan.manifest.map(|manifest| manifest.digest);
         if ![manifest, Some(plan.config_digest)].contains(&Some(expected)) {
             let actual = manifest.unwrap_or(plan.config_digest);
@@ -68,11 +86,7 @@ fn import_image(
     }
     let (begin, progress) = (Instant::now(), context.progress(None));
     let import = store.import_image(source, &selector, args.name.as_deref(), &options, &progress);
-    let selecting = |e: &Error| matches!(e.kind(), ErrorKind::NotFound) || e.message().contains("choose one");
-    let import = match import {
-        Err(e) if selecting(&e) => return Err(e).hint(choose),
-        import => import?,
-    };
+    let import = import.map_err(selecting)?;
     let elapsed = begin.elapsed();
     drop(progress);
     if context.json() {

@@ -4,8 +4,9 @@ use super::snapshot;
 use crate::args::{MountArgs, Umount};
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
-use crate::names::escape;
-use layerstore::{Error, ErrorKind, Labels, Mount, Snapshotter};
+use crate::mounted;
+use crate::names::{self, escape, shell};
+use layerstore::{Error, ErrorKind, Labels, Mount, SnapshotInfo, SnapshotKind, Snapshotter};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
         if made {
             snapshots.remove(&key).and_then(|()| snapshots.cleanup().map(drop))?;
         }
-        return Err(e).hint("mounting needs root and an existing directory; `layerstore extract` needs neither");
+        return Err(e).hint_on(ErrorKind::Unsupported, "mounting needs root; `layerstore extract` does not");
     }
     if context.json() {
         let (dir, driver) = (dir.display().to_string(), snapshots.driver().as_str());
@@ -42,8 +43,9 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
     if context.quiet() {
         return Ok(());
     }
-    let (what, dir) = (escape(args.what.as_bytes()), escape(dir.as_os_str().as_bytes()));
-    context.out().line(format!("mounted {what} on {dir} ({}); `layerstore umount {dir}` ends it", snapshots.driver()))
+    let (what, shown) = (escape(args.what.as_bytes()), escape(dir.as_os_str().as_bytes()));
+    let end = format!("umount {}{}", shell(dir.as_os_str().as_bytes()), snapshot::again(context, &args.common));
+    context.out().line(format!("mounted {what} on {shown} ({}); `layerstore {end}` ends it", snapshots.driver()))
 }
 
 /// A snapshot of an image for a mount at `dir`, called like that.
@@ -53,8 +55,8 @@ fn prepare(
     dir: &Path,
     observer: &dyn layerstore::Observer,
 ) -> Result<(String, Vec<Mount>), Failure> {
-    let image =
-        snapshots.store().image(&args.what).hint("`layerstore images` and `layerstore snapshot ls` list both")?;
+    let image = names::image(snapshots.store(), &args.what)
+        .hint_on(ErrorKind::NotFound, "`layerstore images` and `layerstore snapshot ls` list both")?;
     let parent = snapshots.commit_image(&image, observer)?;
     let key = dir.to_string_lossy().into_owned();
     let labels = Labels::from([(MOUNTED_ON.to_owned(), key.clone())]);
@@ -74,26 +76,30 @@ fn prepare(
 pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
     let snapshots = snapshot::open(context, &args.common)?;
     let dir = absolute(&args.dir)?;
-    layerstore::unmount(&dir).hint("is it still in use? `fuser -vm DIR` tells by whom")?;
+    if !mounted::from_store(snapshots.store().path()).iter().any(|found| found.dir == dir) {
+        let e = Error::not_found("nothing of this store is mounted here").subject(dir.display());
+        return Err(e).hint("--store DIR names another store; umount(8) ends mounts that layerstore did not make");
+    }
     let key = dir.to_string_lossy().into_owned();
-    let kept = match snapshots.stat(&key) {
-        Ok(info) if info.kind == layerstore::SnapshotKind::View && info.labels.contains_key(MOUNTED_ON) => {
-            snapshots.remove(&key)?;
-            snapshots.cleanup()?;
-            false
-        }
-        Ok(_) => true,
-        Err(e) if e.kind() == ErrorKind::NotFound => false,
+    let own = match snapshots.stat(&key) {
+        Ok(info) => Some(info),
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
         Err(e) => return Err(e.into()),
     };
+    layerstore::unmount(&dir).hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
+    let goes = |info: &SnapshotInfo| info.kind == SnapshotKind::View && info.labels.contains_key(MOUNTED_ON);
+    if own.as_ref().is_some_and(goes) {
+        snapshots.remove(&key)?;
+        snapshots.cleanup()?;
+    }
+    let kept = own.is_some_and(|info| !goes(&info));
     if context.json() {
         return context.out().json(&json!({ "unmounted": key, "snapshot": kept.then_some(&key) }));
     }
     if kept && !context.quiet() {
-        let key = escape(key.as_bytes());
-        context
-            .out()
-            .line(format!("changes are kept in snapshot {key}: commit it, or `layerstore snapshot rm {key}`"))?;
+        let (key, remove) = (escape(key.as_bytes()), shell(key.as_bytes()));
+        let remove = format!("snapshot{} rm {remove}", snapshot::again(context, &args.common));
+        context.out().line(format!("changes are kept in snapshot {key}: commit it, or `layerstore {remove}`"))?;
     }
     Ok(())
 }

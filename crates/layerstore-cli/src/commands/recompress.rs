@@ -20,7 +20,7 @@ pub(crate) fn run(context: &Context, args: &Recompress) -> Result<(), Failure> {
         None
     } else {
         let options = GcOptions::default();
-        Some(store.gc(&store.gc_plan(&options, &())?, &options, &())?)
+        Some(store.gc(&store.gc_plan(&options, &progress)?, &options, &progress)?)
     };
     tell(context, &report, freed.as_ref())
 }

@@ -4,10 +4,11 @@ use super::layers::users;
 use crate::args::Rm;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
-use crate::names::{Named, escape, find};
+use crate::names::{Named, escape, find_name};
 use layerstore::{Digest, Error, ErrorKind, Store};
 use serde_json::json;
 
+#[derive(PartialEq)]
 enum Removal {
     Image(String),
     Layer(Digest),
@@ -15,8 +16,14 @@ enum Removal {
 
 pub(crate) fn run(context: &Context, args: &Rm) -> Result<(), Failure> {
     let store = context.store()?;
-    let plan = args.what.iter().map(|name| plan(&store, name)).collect::<Result<Vec<_>, _>>()?;
-    for removal in plan {
+    let mut removals = Vec::new();
+    for name in &args.what {
+        let removal = plan(&store, name)?;
+        if !removals.contains(&removal) {
+            removals.push(removal);
+        }
+    }
+    for removal in removals {
         let (what, kind) = match &removal {
             Removal::Image(name) => (name.clone(), "image"),
             Removal::Layer(diff_id) => (diff_id.to_string(), "layer"),
@@ -35,7 +42,7 @@ pub(crate) fn run(context: &Context, args: &Rm) -> Result<(), Failure> {
 }
 
 fn plan(store: &Store, name: &str) -> Result<Removal, Failure> {
-    match find(store, name)? {
+    match find_name(store, name)? {
         Named::Image(image) => Ok(Removal::Image(image.name)),
         Named::Layer(layer) if layer.held => Ok(Removal::Layer(layer.diff_id)),
         Named::Layer(layer) => {

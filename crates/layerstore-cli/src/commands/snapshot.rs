@@ -1,22 +1,35 @@
 //! `layerstore snapshot`.
 
-use crate::args::{Make, Snapshot, SnapshotCommand, Snapshots};
+use crate::args::{DEFAULT_NAMESPACE, Make, Snapshot, SnapshotCommand, Snapshots};
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
-use crate::names::escape;
+use crate::names::{self, escape, shell};
 use crate::output::{Table, size, time};
 use layerstore::{
-    CommitOptions, ErrorKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter,
+    CommitOptions, Error, ErrorKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter,
     SnapshotterOptions,
 };
 use serde_json::json;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::successors;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// The snapshots that a command's arguments mean.
 pub(crate) fn open(context: &Context, common: &Snapshots) -> Result<Snapshotter, Failure> {
     let options = SnapshotterOptions::default().driver(common.driver).namespace(&common.namespace);
     let store = Arc::new(context.store()?);
-    Snapshotter::open(store, &options).hint("`layerstore doctor` tells what each driver lacks here")
+    Snapshotter::open(store, &options)
+        .hint_on(ErrorKind::Unsupported, "`layerstore doctor` tells what each driver lacks here")
+}
+
+/// The options that another command needs to mean the same snapshots, with a space before each.
+pub(crate) fn again(context: &Context, common: &Snapshots) -> String {
+    let store = context.given_store().map(|dir| format!(" --store {}", shell(dir.as_os_str().as_bytes())));
+    let namespace = Some(&common.namespace).filter(|name| *name != DEFAULT_NAMESPACE);
+    let namespace = namespace.map(|name| format!(" --namespace {}", shell(name.as_bytes())));
+    store.into_iter().chain(namespace).collect()
 }
 
 pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
@@ -28,10 +41,10 @@ pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
         SnapshotCommand::Rm { keys } => remove(context, &snapshots, keys),
         SnapshotCommand::Ls { filters } => list(context, &snapshots, filters),
         SnapshotCommand::Mounts { key } => {
-            show_mounts(context, &snapshots.mounts(key, &context.progress(None)).hint(LIST)?)
+            show_mounts(context, &snapshots.mounts(key, &context.progress(None)).hint_on(ErrorKind::NotFound, LIST)?)
         }
         SnapshotCommand::Usage { key } => {
-            let usage = snapshots.usage(key).hint(LIST)?;
+            let usage = snapshots.usage(key).hint_on(ErrorKind::NotFound, LIST)?;
             if context.json() {
                 return context.out().json(&json!({ "key": key, "bytes": usage.bytes, "inodes": usage.inodes }));
             }
@@ -41,6 +54,9 @@ pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
             let removed = snapshots.cleanup()?;
             if context.json() {
                 return context.out().json(&json!({ "directories_removed": removed }));
+            }
+            if context.quiet() {
+                return Ok(());
             }
             context.out().line(format!("removed {removed} directories"))
         }
@@ -52,7 +68,7 @@ const LIST: &str = "`layerstore snapshot ls` lists the snapshots there are";
 fn create(context: &Context, snapshots: &Snapshotter, make: &Make, kind: SnapshotKind) -> Result<(), Failure> {
     let progress = context.progress(None);
     let parent = match &make.image {
-        Some(name) => snapshots.commit_image(&snapshots.store().image(name)?, &progress)?,
+        Some(name) => snapshots.commit_image(&names::image(snapshots.store(), name)?, &progress)?,
         None => make.parent.clone(),
     };
     let labels = labels(&make.labels)?;
@@ -61,7 +77,7 @@ fn create(context: &Context, snapshots: &Snapshotter, make: &Make, kind: Snapsho
         _ => snapshots.prepare(&make.key, parent.as_deref(), &labels, &progress),
     };
     progress.clear();
-    show_mounts(context, &mounts.hint(LIST)?)
+    show_mounts(context, &mounts.hint_on(ErrorKind::NotFound, LIST).hint_on(ErrorKind::InvalidInput, LIST)?)
 }
 
 fn labels(given: &[String]) -> Result<Labels, Failure> {
@@ -83,18 +99,30 @@ fn commit(
     epoch: Option<i64>,
 ) -> Result<(), Failure> {
     let progress = context.progress(None);
-    let layer = snapshots.commit(name, key, &CommitOptions::default().epoch(epoch), &progress).hint(LIST)?;
+    let layer = snapshots
+        .commit(name, key, &CommitOptions::default().epoch(epoch), &progress)
+        .hint_on(ErrorKind::NotFound, LIST)
+        .hint_on(ErrorKind::InvalidInput, "give the committed snapshot a name")
+        .hint_on(ErrorKind::AlreadyExists, "choose another name, or remove that snapshot")
+        .hint_on(
+            ErrorKind::FailedPrecondition,
+            "only what is active can be committed; `layerstore snapshot ls` tells",
+        )?;
     progress.clear();
     if context.json() {
         return context.out().json(&json!({ "name": name, "layer": layer }));
+    }
+    if context.quiet() {
+        return Ok(());
     }
     let layer = layer.map_or_else(|| "to come".to_owned(), |layer| context.digest(&layer));
     context.out().line(format!("committed {}, layer {layer}", escape(name.as_bytes())))
 }
 
+/// Everything is looked up before anything is removed.
 fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String]) -> Result<(), Failure> {
-    for key in keys {
-        snapshots.remove(key).hint(LIST)?;
+    for key in removals(snapshots, keys)? {
+        snapshots.remove(&key)?;
         if context.json() {
             context.out().json(&json!({ "removed": key, "kind": "snapshot" }))?;
         } else if !context.quiet() {
@@ -103,6 +131,30 @@ fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String]) -> Result
     }
     snapshots.cleanup()?;
     Ok(())
+}
+
+/// What these keys name, each once, children before parents.
+fn removals(snapshots: &Snapshotter, keys: &[String]) -> Result<Vec<String>, Failure> {
+    for key in keys {
+        snapshots.stat(key).hint_on(ErrorKind::NotFound, LIST)?;
+    }
+    let mut parents = BTreeMap::new();
+    snapshots.walk(|info| {
+        parents.insert(info.key, info.parent);
+        Ok(())
+    })?;
+    let mut removals: Vec<_> = keys.iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let depth = |key: &String| successors(Some(key), |key| parents.get(*key)?.as_ref()).count();
+    removals.sort_by_key(|key| Reverse(depth(key)));
+    for key in &removals {
+        let children = parents.iter().filter(|(child, parent)| parent.as_ref() == Some(key) && !keys.contains(child));
+        let children: Vec<_> = children.map(|(child, _)| child.as_str()).collect();
+        if !children.is_empty() {
+            let e = Error::new(ErrorKind::FailedPrecondition, "other snapshots stand on this one");
+            return Err(e.subject(format!("snapshot {key}")).actual(children.join(", "))).hint("remove those first");
+        }
+    }
+    Ok(removals.into_iter().cloned().collect())
 }
 
 fn list(context: &Context, snapshots: &Snapshotter, filters: &[String]) -> Result<(), Failure> {

@@ -44,7 +44,7 @@ fn times(tar: u64, disk: u64) -> String {
 }
 
 fn by_image(context: &Context, store: &Store) -> Result<(), Failure> {
-    let usage = store.usage_by_image(&())?;
+    let usage = store.usage_by_image(&context.progress(None))?;
     if context.json() {
         let image =
             |i: &layerstore::ImageUsage| json!({ "name": i.name, "exclusive": i.exclusive, "shared": i.shared });

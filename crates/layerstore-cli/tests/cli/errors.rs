@@ -15,6 +15,12 @@ fn io_usage_and_not_found() {
     assert!(!place.path("store").exists(), "a mistyped path makes no store");
     assert_eq!(kind(&place.fails(&["frobnicate"])), (2, "usage"));
     assert_eq!(kind(&place.fails(&["import", "x", "--compress", "zstd:99"])), (2, "usage"));
+    assert_eq!(kind(&place.fails(&["recompress", "--compress", "raw"])), (2, "usage"));
+    let missing = place.fails(&["cat"]).1["error"].to_string();
+    assert!(
+        missing.contains("<NAME|DIFF_ID>") && missing.contains("<PATH>") && !missing.contains("Usage"),
+        "{missing}"
+    );
     for reader in [&["images"][..], &["ls", "x"], &["usage"], &["rm", "x"]] {
         assert_eq!(kind(&place.fails(reader)), (3, "not-found"));
     }
@@ -43,6 +49,9 @@ fn refused_input_leaves_nothing() {
     let refused = place.fails(&["import", "layer.tar", "--expect", &wrong]);
     assert_eq!((kind(&refused), refused.1["expected"].as_str()), ((5, "invalid-input"), Some(&*wrong)));
     assert_eq!(kind(&place.fails(&["import", "layer.tar", "--name", "x"])), (5, "invalid-input"));
+    assert_eq!(kind(&place.fails(&["import", "-"])), (5, "invalid-input"), "nothing came");
+    fs::write(place.path("nothing"), "").expect("written");
+    assert_eq!(kind(&place.fails(&["import", "nothing"])), (5, "invalid-input"));
     fs::write(place.path("xz"), b"\xfd7zXZ\0\0\x04aaaaaaaaaaaaaaaaaaaa").expect("written");
     assert_eq!(kind(&place.fails(&["import", "xz"])), (7, "unsupported"));
     let mut tar = tar::Builder::new(Vec::new());
@@ -74,6 +83,8 @@ fn a_damaged_byte_is_found() {
     pack.read_exact_at(&mut byte, at).expect("read");
     pack.write_all_at(&[byte[0] ^ 1], at).expect("written");
     assert_eq!(kind(&place.fails(&["export", &id, "out.tar"])), (8, "corrupt"));
+    let (code, error) = place.fails(&["cat", &id, "etc/big"]);
+    assert!(code == 8 && error["hint"].as_str().is_some_and(|hint| hint.contains("fsck")), "{error}");
     assert!(!place.path("out.tar").exists(), "a file is there whole or not at all");
     let left = fs::read_dir(place.dir.path()).expect("listed").flatten().count();
     assert_eq!(left, 2, "the store and the layer it was made from");

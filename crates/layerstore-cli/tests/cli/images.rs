@@ -54,6 +54,24 @@ fn one_of_several_images_must_be_chosen_and_may_be_expected() {
 }
 
 #[test]
+fn several_names_of_one_image_are_no_ambiguity() {
+    let (place, layout) = with_layout(&[]);
+    for name in ["a", "b"] {
+        place.ok(&["import", &layout, "--ref", "demo:1", "--name", name]);
+    }
+    let config = place.json(&["images"])[0]["config"].as_str().expect("a digest").to_owned();
+    for (command, digest) in [("ls", &*config), ("inspect", &config[..15])] {
+        place.ok(&[command, digest]);
+    }
+    place.ok(&["extract", &config[7..12], "root"]);
+    let (code, error) = place.fails(&["rm", &config]);
+    assert!(code == 5 && error["actual"] == "image a, image b", "which name goes must be said: {error}");
+    let layer = place.json(&["layers"])[0]["diff_id"].as_str().expect("a digest").to_owned();
+    let (code, error) = place.fails(&["extract", &layer, "other"]);
+    assert!(code == 3 && error["error"].as_str().is_some_and(|e| e.contains("but a layer")), "{error}");
+}
+
+#[test]
 fn rm_removes_all_or_nothing() {
     let (place, layout) = with_layout(&[]);
     for name in ["demo:1", "demo:2"] {
@@ -63,7 +81,7 @@ fn rm_removes_all_or_nothing() {
     assert_eq!(place.json(&["images"]).len(), 2);
     let layer = place.json(&["layers"])[0]["diff_id"].as_str().expect("a digest").to_owned();
     assert_eq!(place.fails(&["rm", &layer]).0, 6);
-    place.ok(&["rm", "demo:1", "demo:2"]);
+    place.ok(&["rm", "demo:1", "demo:2", "demo:1"]);
     assert!(place.json(&["images"]).is_empty());
     let usage = &place.json(&["usage"])[0];
     assert_eq!(usage["layers"], 4, "layers stay until garbage collection");

@@ -41,6 +41,8 @@ fn an_image_is_mounted_changed_and_committed() {
             $L umount m; test -z "$(ls m)"; test -z "$($L snapshot ls --filter kind==view --json)"
             $L mount app:1 m --rw --namespace {driver}
             echo new > m/new; rm $(find m -name to-go)
+            if $L commit "$PWD/m" x --image app:1 --namespace {driver} 2> e; then exit 1; else test $? = 6; fi
+            grep -q "layerstore umount $PWD/m .*--namespace {driver}" e
             $L umount m --namespace {driver}
             SOURCE_DATE_EPOCH=1700000000 $L commit "$PWD/m" app:{driver} --image app:1 --namespace {driver}
             test "$($L cat app:{driver} new)" = new
@@ -48,6 +50,7 @@ fn an_image_is_mounted_changed_and_committed() {
             test "$($L inspect app:{driver} --config | grep -c 'layerstore commit')" = 1
             $L diff app:1 app:{driver} | tar -t | grep -q '\.wh\.to-go'
             $L diff app:1 app:{driver} -o d.tar --json | grep -q diff_id
+            if $L diff app:1 app:{driver} -o d.tar; then exit 1; else test $? = 4; fi
             "#
             ),
         );
@@ -61,41 +64,92 @@ fn an_image_is_mounted_changed_and_committed() {
     assert_eq!(find("app:erofs"), find("app:overlay"));
 }
 
-#[test]
-fn a_command_runs_in_an_image() {
+/// An archive `image.tar` of `shell:1`: a shell, some text and `proc`, if it is to be a link. `env` is JSON in which
+/// PLACE is the place. `None` where there is no shell to take.
+fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
+    let Ok(shell) = fs::read("/bin/busybox") else {
+        println!("skipped: {name}: needs busybox-static");
+        return None;
+    };
     let place = Place::new();
     let mut tar = tar::Builder::new(Vec::new());
-    let shell = fs::read("/bin/busybox").ok();
-    let Some(shell) = shell else {
-        println!("skipped: a_command_runs_in_an_image: needs busybox-static");
-        return;
-    };
     let mut head = header(tar::EntryType::Regular, 0o755);
     head.set_size(shell.len() as u64);
     tar.append_data(&mut head, "bin/sh", &shell[..]).expect("appended");
     file(&mut tar, "etc/motd", b"hello\n");
+    if let Some(target) = proc {
+        tar.append_link(&mut header(tar::EntryType::Symlink, 0o777), "proc", target).expect("appended");
+    }
     let tar = tar.into_inner().expect("a tar");
     fs::create_dir(place.path("image")).expect("made");
     fs::write(place.path("image/layer.tar"), &tar).expect("written");
     let manifest = r#"[{"Config":"c.json","RepoTags":["shell:1"],"Layers":["layer.tar"]}]"#;
     fs::write(place.path("image/manifest.json"), manifest).expect("written");
-    let config = r#"{"architecture":"amd64","os":"linux","config":{"Env":["GREETING=from the image"],"Cmd":["sh","-c","echo $GREETING"]},
-        "rootfs":{"type":"layers","diff_ids":["DIFF"]}}"#;
+    let config = r#"{"architecture":"amd64","os":"linux","config":{"Env":ENV,"Cmd":["sh","-c","echo $GREETING"]},
+        "history":null,"rootfs":{"type":"layers","diff_ids":["DIFF"]}}"#;
     let id = place.json(&["import", "image/layer.tar"])[0]["layer"]["diff_id"].as_str().expect("an id").to_owned();
-    fs::write(place.path("image/c.json"), config.replace("DIFF", &id)).expect("written");
+    let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
+    fs::write(place.path("image/c.json"), config.replace("DIFF", &id).replace("ENV", &env)).expect("written");
+    Some(place)
+}
+
+#[test]
+fn a_command_runs_in_an_image() {
+    let name = "a_command_runs_in_an_image";
+    let Some(place) = with_shell(name, r#"["GREETING=from the image"]"#, None) else { return };
     script(
         &place,
-        "a_command_runs_in_an_image",
+        name,
         r#"
         tar -C image -cf image.tar manifest.json c.json layer.tar
         $L import image.tar
         test "$($L run shell:1)" = "from the image"
         test "$($L run shell:1 -- sh -c 'read line < /etc/motd; echo $line')" = hello
         if $L run shell:1 -- sh -c 'exit 7'; then exit 1; else test $? = 7; fi
+        if $L run shell:1 -- nosuch; then exit 1; else test $? = 127; fi
         $L run shell:1 --keep work -- sh -c 'echo kept > /kept'
         $L snapshot mounts work; $L commit work shell:2 --image shell:1
         test "$($L run shell:2 -- sh -c 'read line < /kept; echo $line')" = kept
         test -z "$($L snapshot ls --filter kind==active --json)"
+    "#,
+    );
+}
+
+#[test]
+fn an_image_decides_nothing_on_the_host() {
+    let name = "an_image_decides_nothing_on_the_host";
+    let env = r#"["PATH=PLACE/bin:/bin","BASH_ENV=PLACE/bin/unshare","LD_PRELOAD=PLACE/nosuch.so","GREETING=hi"]"#;
+    let Some(place) = with_shell(name, env, None) else { return };
+    script(
+        &place,
+        name,
+        r#"
+        mkdir bin
+        for program in unshare sh mount chroot mkdir; do
+            printf '#!/bin/sh
+touch "%s"
+' "$PWD/taken" > bin/$program; chmod +x bin/$program
+        done
+        tar -C image -cf image.tar manifest.json c.json layer.tar
+        $L import image.tar
+        out=$(SECRET=1 $L run shell:1 2>&1); test "$out" = hi
+        test ! -e taken
+        test -z "$(SECRET=1 $L run shell:1 -- sh -c 'echo $SECRET')"
+    "#,
+    );
+}
+
+#[test]
+fn proc_is_mounted_on_a_directory_alone() {
+    let name = "proc_is_mounted_on_a_directory_alone";
+    let Some(place) = with_shell(name, "[]", Some("etc")) else { return };
+    script(
+        &place,
+        name,
+        r#"
+        tar -C image -cf image.tar manifest.json c.json layer.tar
+        $L import image.tar
+        if $L run shell:1 -- sh -c true; then exit 1; else test $? = 125; fi
     "#,
     );
 }
@@ -111,12 +165,90 @@ fn extract_needs_nothing_mounted() {
 }
 
 #[test]
+fn umount_ends_the_stores_mounts_alone() {
+    let place = with_image();
+    script(
+        &place,
+        "umount_ends_the_stores_mounts_alone",
+        r#"
+        mkdir m "with space"; mount -t tmpfs none m
+        if $L umount m 2> e; then exit 1; else test $? = 3; fi
+        grep -q 'nothing of this store' e; mountpoint -q m; umount m
+        unset LAYERSTORE_STORE
+        # What is printed works.
+        end=$($L --store store mount app:1 "with space" --rw --namespace n | sed "s/.*\`layerstore \(.*\)\`.*/\1/")
+        eval "$L $end" | tee out
+        ! mountpoint -q "with space"
+        rm=$(sed "s/.*\`layerstore \(.*\)\`.*/\1/" out); eval "$L $rm"
+        # A snapshot as it is, at two places.
+        $L --store store snapshot prepare work --image app:1
+        mkdir n; $L --store store mount work m; $L --store store mount work n
+        $L --store store umount m; $L --store store umount n
+        "#,
+    );
+}
+
+/// An image of the files' layer with more in its configuration.
+fn with_config(place: &Place, name: &str, layer: &[u8], diff_id: &str, more: &str) {
+    let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}"]}}{more}}}"#);
+    let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);
+    let mut tar = tar::Builder::new(Vec::new());
+    file(&mut tar, "manifest.json", manifest.as_bytes());
+    file(&mut tar, "c.json", config.as_bytes());
+    file(&mut tar, "layer.tar", layer);
+    fs::write(place.path("image.tar"), tar.into_inner().expect("a tar")).expect("written");
+    place.ok(&["import", "image.tar", "--quiet"]);
+}
+
+/// A snapshot `work` on `image`, with what `change` makes in its directory.
+fn changed(place: &Place, image: &str, change: impl FnOnce(&std::path::Path)) {
+    let mounts = place.json(&["snapshot", "--driver", "copy", "prepare", "work", "--image", image]);
+    change(std::path::Path::new(mounts[0]["source"].as_str().expect("a path")));
+}
+
+#[test]
+fn a_commit_without_an_image_is_taken_up_again() {
+    let place = Place::new();
+    let id = place.with_layer();
+    let layer = crate::support::small();
+    // No room for another layer: a configuration has 4 MiB at most.
+    with_config(&place, "full:1", &layer, &id, &format!(r#","x":"{}""#, "x".repeat((4 << 20) - 200)));
+    with_config(&place, "good:1", &layer, &id, r#","history":null"#);
+    changed(&place, "full:1", |dir| fs::write(dir.join("new"), "new").expect("written"));
+    let (code, error) = place.fails(&["commit", "work", "full:2", "--image", "full:1"]);
+    assert!(code == 10 && error["hint"].as_str().is_some_and(|h| h.contains("commit/work")), "{error}");
+    let (code, error) = place.fails(&["commit", "work", "", "--image", "good:1"]);
+    assert!(code == 5 && error["error"].as_str().is_some_and(|e| e.contains("name is empty")), "{error}");
+    place.ok(&["commit", "work", "good:2", "--image", "good:1"]);
+    assert_eq!(place.text(&["cat", "good:2", "new"]), "new");
+    assert_eq!(place.fails(&["commit", "work", "good:3", "--image", "good:1"]).0, 3);
+}
+
+#[test]
+fn what_a_commit_leaves_out_is_told() {
+    let place = Place::new();
+    let id = place.with_layer();
+    with_config(&place, "app:1", &crate::support::small(), &id, "");
+    let socket = |dir: &std::path::Path| drop(std::os::unix::net::UnixListener::bind(dir.join("s")).expect("bound"));
+    for (args, told) in [(&["--json"][..], r#"{"left_out":"s","reason":"#), (&[], "left out s: "), (&["--quiet"], "")] {
+        changed(&place, "app:1", socket);
+        let output = place.run(&[&["commit", "work", "app:2", "--image", "app:1"], args].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && stderr.starts_with(told) && stderr.is_empty() == told.is_empty(),
+            "{stderr}"
+        );
+    }
+}
+
+#[test]
 fn doctor_tells_of_every_driver() {
     let place = Place::new();
     let drivers = place.json(&["doctor"]);
     assert_eq!(drivers.iter().map(|d| &d["driver"]).collect::<Vec<_>>(), ["erofs", "overlay", "copy"]);
     assert_eq!(drivers.iter().filter(|d| d["auto"] == true).count(), 1);
     assert!(drivers.iter().all(|d| d["works"] == true || d["reason"].is_string()));
+    assert_eq!(fs::read_dir(place.dir.path()).expect("read").count(), 0, "it makes no store");
 }
 
 #[test]
@@ -130,7 +262,15 @@ fn snapshots_are_listed_filtered_and_removed() {
     assert_eq!((found.len(), &found[0]["key"]), (1, &"work".into()));
     assert_eq!(place.fails(&[&["snapshot"], &drive[..], &["ls", "--filter", "kind=="]].concat()).0, 5);
     let parent = found[0]["parent"].as_str().expect("a parent");
-    assert_eq!(place.fails(&[&["snapshot"], &drive[..], &["rm", parent]].concat()).0, 6);
-    place.ok(&[&["snapshot"], &drive[..], &["rm", "work", parent]].concat());
+    let (code, error) = place.fails(&[&["snapshot"], &drive[..], &["rm", parent]].concat());
+    assert!(code == 6 && error["actual"] == "work" && error["hint"] == "remove those first", "{error}");
+    assert_eq!(place.fails(&[&["snapshot"], &drive[..], &["rm", "work", "nosuch"]].concat()).0, 3);
+    let removed = place.json(&[&["snapshot"], &drive[..], &["rm", parent, "work", "work"]].concat());
+    let keys: Vec<_> = removed.iter().map(|line| &line["removed"]).collect();
+    assert_eq!(keys, ["work", parent], "each once, children first");
     assert_eq!(fs::read_dir(place.path("store/snapshots")).expect("read").count(), 0);
+    place.ok(&[&["snapshot"], &drive[..], &["prepare", "work"]].concat());
+    assert!(place.ok(&[&["snapshot"], &drive[..], &["commit", "done", "work", "--quiet"]].concat()).is_empty());
+    let (code, error) = place.fails(&[&["snapshot"], &drive[..], &["commit", "again", "done"]].concat());
+    assert!(code == 6 && error["hint"].as_str().is_some_and(|hint| hint.contains("active")), "{error}");
 }

@@ -44,6 +44,8 @@ fn why_and_usage_say_who_needs_what() {
     assert!(number("others") > 0 && number("reclaimable") == 0);
     assert!(place.text(&["usage", "--images"]).contains("held layers"));
 
+    let (code, error) = place.fails(&["why", &"0".repeat(64)]);
+    assert_eq!((code, &error["kind"]), (3, &"not-found".into()));
     place.ok(&["rm", &layer]);
     assert!(place.text(&["why", &layer]).contains("nothing keeps it"));
     let usage = &place.json(&["usage", "--images"])[0];
