@@ -7,6 +7,8 @@ use crate::format::entry::{Entry, EntryKind};
 
 /// What marks a whiteout; no name of a tree starts with it.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
+/// Layers as large in their attributes as one may be, of which a tree may be made.
+const LARGEST: u64 = 8;
 
 /// The directory a parent path led to. Kept between entries; forgotten when anything it may depend on is detached.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ impl<C: Clone + PartialEq> Tree<C> {
         if let Some(asked) = entry.whiteout() {
             return whiteout::check(asked).map_err(|e| e.subject(named(&entry.path)));
         }
+        let most = self.limits.attributes.saturating_mul(LARGEST);
+        self.account.add(&entry, most).map_err(|e| e.subject(named(&entry.path)))?;
         let path = std::mem::take(&mut entry.path);
         self.add_at(&path, entry, content).map_err(|e| e.subject(named(&path)))
     }
@@ -388,6 +392,18 @@ mod tests {
         assert_eq!(failure(&[layer.file(&format!("s/{}/x", "x".repeat(90)), 1)]).kind(), ErrorKind::LimitExceeded);
         let few = Tree::<u32>::with_limits(Limits::default().entries(3));
         assert_eq!(over(&few, &Layer::new().file("a/b/c", 1)).expect_err("4 inodes").kind(), ErrorKind::LimitExceeded);
+    }
+
+    /// Each layer may be as large as one may be, but not any number of them.
+    #[test]
+    fn attributes_of_all_layers_are_limited_together() {
+        let layer = Layer::new().symlink("s", &"t".repeat(1000 + 255));
+        let mut tree = Tree::<u32>::with_limits(Limits::default().attributes(1000));
+        for _ in 0..LARGEST {
+            tree = over(&tree, &layer).expect("eight");
+        }
+        let e = over(&tree, &layer).expect_err("nine");
+        assert_eq!((e.kind(), e.subjects()), (ErrorKind::LimitExceeded, &["entry \"s\"".to_owned()][..]));
     }
 
     #[test]
