@@ -4,6 +4,7 @@ use super::place::{self, End};
 use super::{Change, Node, NodeId, NodeKind, Tree, whiteout};
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryKind};
+use crate::observe::{Observer, check};
 
 /// What marks a whiteout; no name of a tree starts with it.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -28,12 +29,21 @@ struct Parent {
 }
 
 impl<C: Clone + PartialEq> Tree<C> {
-    /// The tree with one more layer on top. If that fails the tree is gone: half a layer must not be used. The error
-    /// names the entry.
-    pub(crate) fn apply<I>(mut self, layer: I) -> Result<Self>
+    /// [`apply_watched`](Self::apply_watched) without an observer.
+    pub(crate) fn apply<I>(self, layer: I) -> Result<Self>
     where
         I: IntoIterator<Item = Result<Change<C>>>,
     {
+        self.apply_watched(layer, &())
+    }
+
+    /// The tree with one more layer on top. If that fails the tree is gone: half a layer must not be used. The error
+    /// names the entry; it is `Cancelled` once the observer asks to stop.
+    pub(crate) fn apply_watched<I>(mut self, layer: I, observer: &dyn Observer) -> Result<Self>
+    where
+        I: IntoIterator<Item = Result<Change<C>>>,
+    {
+        let layer = layer.into_iter().map(|change| check(observer).and(change));
         if self.inodes() == 1 {
             // Nothing that whiteouts could hide, so the lowest layer, mostly the largest, need not be held.
             for change in layer {
@@ -42,9 +52,10 @@ impl<C: Clone + PartialEq> Tree<C> {
             }
             return Ok(self);
         }
-        let changes = layer.into_iter().collect::<Result<Vec<_>>>()?;
-        self.hide(&changes);
+        let changes = layer.collect::<Result<Vec<_>>>()?;
+        self.hide(&changes, observer)?;
         for (entry, content) in changes {
+            check(observer)?;
             self.add(entry, content)?;
         }
         Ok(self)
@@ -216,6 +227,7 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::format::entry::Xattr;
     use crate::limits::Limits;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     fn failure(layers: &[Layer]) -> Error {
         let (last, lower) = layers.split_last().expect("a layer");
@@ -404,6 +416,29 @@ mod tests {
         }
         let e = over(&tree, &layer).expect_err("nine");
         assert_eq!((e.kind(), e.subjects()), (ErrorKind::LimitExceeded, &["entry \"s\"".to_owned()][..]));
+    }
+
+    /// Wherever it is: among the entries that are read, the whiteouts, or the entries that are added.
+    #[test]
+    fn an_observer_stops_it() {
+        struct After(AtomicU32);
+        impl Observer for After {
+            fn event(&self, _: crate::Event) {}
+            fn cancelled(&self) -> bool {
+                self.0.fetch_sub(1, Relaxed) == 0
+            }
+        }
+        let lower = tree(&[Layer::new().file("a", 1)]);
+        let upper = Layer::new().whiteout("a").file("b", 1);
+        let apply = |tree: &Tree<u32>, calls| {
+            tree.clone().apply_watched(upper.0.iter().cloned().map(Ok), &After(AtomicU32::new(calls)))
+        };
+        for (tree, calls) in [(&Tree::new(), 2), (&lower, 5)] {
+            for stopped in 0..calls {
+                assert_eq!(apply(tree, stopped).expect_err("stopped").kind(), ErrorKind::Cancelled);
+            }
+            apply(tree, calls).expect("not asked so often");
+        }
     }
 
     #[test]

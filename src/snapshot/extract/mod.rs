@@ -66,7 +66,7 @@ impl Store {
         options: &ExtractOptions,
         observer: &dyn Observer,
     ) -> Result<ExtractReport> {
-        tree_directory(self, &self.tree(layers)?, dest, options, observer)
+        tree_directory(self, &self.tree_watched(layers, observer)?, dest, options, observer)
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn layer_directories(
     options: &ExtractOptions,
     observer: &dyn Observer,
 ) -> Result<ExtractReport> {
-    extract(store, outlines(store, layers, wanted)?, options, observer)
+    extract(store, outlines_watched(store, layers, wanted, observer)?, options, observer)
 }
 
 /// What [`layer_directories`] writes, paired with where.
@@ -99,15 +99,24 @@ pub(crate) fn outlines(
     layers: &[Digest],
     wanted: &[(usize, PathBuf)],
 ) -> Result<Vec<(Outline<Content>, PathBuf)>> {
+    outlines_watched(store, layers, wanted, &())
+}
+
+fn outlines_watched(
+    store: &Store,
+    layers: &[Digest],
+    wanted: &[(usize, PathBuf)],
+    observer: &dyn Observer,
+) -> Result<Vec<(Outline<Content>, PathBuf)>> {
     let mut tree = Tree::new();
     let mut outlines = Vec::new();
     for (position, layer) in layers.iter().enumerate() {
         let changes = store.layer(layer)?.changes()?;
         let named = |e: Error| e.subject(format!("layer {layer}"));
         match wanted.iter().find(|(at, _)| *at == position) {
-            None => tree = tree.apply(changes).map_err(named)?,
+            None => tree = tree.apply_watched(changes, observer).map_err(named)?,
             Some((_, dest)) => {
-                let (applied, outline) = tree.apply_outlined(changes).map_err(named)?;
+                let (applied, outline) = tree.apply_outlined(changes, observer).map_err(named)?;
                 tree = applied;
                 outlines.push((outline, dest.clone()));
             }
