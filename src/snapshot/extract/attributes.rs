@@ -106,7 +106,7 @@ impl Setter<'_> {
 /// Whether this file system cannot hold the attribute. ext4 and btrfs say that there is no space, as a full one does.
 fn too_large(error: Errno, inode: Inode<'_>, xattr: &Xattr) -> bool {
     let room = ROOM + (xattr.name.len() + xattr.value.len()) as u64;
-    matches!(error, Errno::TOOBIG | Errno::RANGE) || error == Errno::NOSPC && inode.has_room(room)
+    matches!(error, Errno::TOOBIG | Errno::RANGE) || error == Errno::NOSPC && inode.free_space() >= room
 }
 
 /// What decides how attributes are set.
