@@ -87,9 +87,7 @@ impl Store {
             };
             for diff_id in layers {
                 let layer = Joined::of(OneLayer { ahead: &mut ahead });
-                tree = tree
-                    .apply_watched(layer.map(change), observer)
-                    .map_err(|e| e.subject(format!("layer {diff_id}")))?;
+                tree = tree.apply(layer.map(change), observer).map_err(|e| e.subject(format!("layer {diff_id}")))?;
             }
             Ok(tree)
         })

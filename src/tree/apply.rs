@@ -29,17 +29,9 @@ struct Parent {
 }
 
 impl<C: Clone + PartialEq> Tree<C> {
-    /// [`apply_watched`](Self::apply_watched) without an observer.
-    pub(crate) fn apply<I>(self, layer: I) -> Result<Self>
-    where
-        I: IntoIterator<Item = Result<Change<C>>>,
-    {
-        self.apply_watched(layer, &())
-    }
-
     /// The tree with one more layer on top. If that fails the tree is gone: half a layer must not be used. The error
     /// names the entry; it is `Cancelled` once the observer asks to stop.
-    pub(crate) fn apply_watched<I>(mut self, layer: I, observer: &dyn Observer) -> Result<Self>
+    pub(crate) fn apply<I>(mut self, layer: I, observer: &dyn Observer) -> Result<Self>
     where
         I: IntoIterator<Item = Result<Change<C>>>,
     {
@@ -431,7 +423,7 @@ mod tests {
         let lower = tree(&[Layer::new().file("a", 1)]);
         let upper = Layer::new().whiteout("a").file("b", 1);
         let apply = |tree: &Tree<u32>, calls| {
-            tree.clone().apply_watched(upper.0.iter().cloned().map(Ok), &After(AtomicU32::new(calls)))
+            tree.clone().apply(upper.0.iter().cloned().map(Ok), &After(AtomicU32::new(calls)))
         };
         for (tree, calls) in [(&Tree::new(), 2), (&lower, 5)] {
             for stopped in 0..calls {
@@ -444,6 +436,6 @@ mod tests {
     #[test]
     fn a_failing_layer_passes_its_error_on() {
         let layer = [Err(Error::corrupt("bad record"))];
-        assert_eq!(Tree::<u32>::new().apply(layer).expect_err("fails").kind(), ErrorKind::Corrupt);
+        assert_eq!(Tree::<u32>::new().apply(layer, &()).expect_err("fails").kind(), ErrorKind::Corrupt);
     }
 }

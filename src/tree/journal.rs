@@ -26,14 +26,14 @@ pub(super) struct Journal {
 }
 
 impl<C: Clone + PartialEq> Tree<C> {
-    /// As [`apply_watched`](Self::apply_watched), and gives what a directory must hold to be stacked over those of the layers below.
+    /// As [`apply`](Self::apply), and gives what a directory must hold to be stacked over those of the layers below.
     pub(crate) fn apply_outlined<I>(mut self, layer: I, observer: &dyn Observer) -> Result<(Self, Outline<C>)>
     where
         I: IntoIterator<Item = Result<Change<C>>>,
     {
         self.generation += 1;
         self.journal = Some(Box::default());
-        let mut tree = self.apply_watched(layer, observer)?;
+        let mut tree = self.apply(layer, observer)?;
         let journal = tree.journal.take().unwrap_or_default();
         let outline = tree.outline_over(&journal);
         for id in journal.gone {

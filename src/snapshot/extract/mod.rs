@@ -114,7 +114,7 @@ fn outlines_watched(
         let changes = store.layer(layer)?.changes()?;
         let named = |e: Error| e.subject(format!("layer {layer}"));
         match wanted.iter().find(|(at, _)| *at == position) {
-            None => tree = tree.apply_watched(changes, observer).map_err(named)?,
+            None => tree = tree.apply(changes, observer).map_err(named)?,
             Some((_, dest)) => {
                 let (applied, outline) = tree.apply_outlined(changes, observer).map_err(named)?;
                 tree = applied;
