@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use support::layers::{Layer, assert_same, everything, expected, xattr};
+use support::layers::{Layer, assert_same, commit_chain, everything, expected, snapshotter, xattr};
 use support::listing::{differences, list};
 use support::{Random, namespaced, noise, store};
 
@@ -154,6 +154,21 @@ fn attributes_too_large_for_the_file_system_are_told() {
     let mut want = expected(&store, &[layer]);
     want.values_mut().for_each(|line| drop(line.xattrs.remove("user.big")));
     assert_same(&want, &list(&disk.path().join("tree")));
+    if !is_root("attributes_too_large_for_the_file_system_are_told by drivers") {
+        return;
+    }
+    // Drivers do with it as with all that cannot be set.
+    for (driver, refused) in [(DriverKind::Copy, None), (DriverKind::Overlay, Some(ErrorKind::FailedPrecondition))] {
+        let snapshots = snapshotter(&disk.path().join("store"), driver);
+        let top = commit_chain(&snapshots, &[layer]);
+        let mounts = snapshots.prepare("work", Some(&top), &Labels::new(), &());
+        assert_eq!(mounts.as_ref().err().map(layerstore::Error::kind), refused, "{driver:?}");
+        if let Ok(mounts) = mounts {
+            assert_same(&want, &list(Path::new(&mounts[0].source)));
+            snapshots.remove("work").expect("removes");
+        }
+        snapshots.remove(&top).expect("removes");
+    }
 }
 
 /// What would lead outside stays a symlink; what goes through one is where it leads inside.

@@ -60,12 +60,7 @@ impl Dir {
     /// Makes the directory ready to have a tree written into it: it is ours, nobody else may enter, and what is made in
     /// it inherits neither group nor access control lists. Returns the owner of what is made, itself included.
     pub(crate) fn seclude(&self) -> Result<Owner> {
-        for acl in ACLS {
-            match fs::fremovexattr(&self.0, acl) {
-                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(e) => return Err(e),
-            }
-        }
+        self.remove_acls()?;
         fs::fchmod(&self.0, PRIVATE)?;
         const PROBE: &[u8] = b".probe";
         let probe = self.create(PROBE, 0o600)?;
@@ -76,6 +71,16 @@ impl Dir {
             fs::fchown(&self.0, Some(fs::Uid::from_raw(stat.st_uid)), Some(fs::Gid::from_raw(stat.st_gid)))?;
         }
         Ok(Owner { uid: stat.st_uid, gid: stat.st_gid })
+    }
+
+    fn remove_acls(&self) -> Result<()> {
+        for acl in ACLS {
+            match fs::fremovexattr(&self.0, acl) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Who may enter it.
@@ -97,13 +102,14 @@ impl Dir {
         Ok(Access { owner, mode: (stat.st_mode & 0o7777) as u16, acls })
     }
 
-    /// Undoes [`seclude`](Self::seclude).
+    /// Undoes [`seclude`](Self::seclude), and what was set since.
     pub(crate) fn restore(&self, access: &Access) -> Result<()> {
         let inode = Inode::Open(self.0.as_fd());
         let stat = fs::fstat(&self.0)?;
         if access.owner != (Owner { uid: stat.st_uid, gid: stat.st_gid }) {
             inode.chown(access.owner)?;
         }
+        self.remove_acls()?;
         // First, as a mode without its list could let more in.
         for (acl, value) in &access.acls {
             inode.set_xattr(acl.as_bytes(), value)?;
@@ -379,6 +385,9 @@ mod tests {
         }
         let before = dir.access().unwrap();
         dir.seclude().unwrap();
+        if !before.acls.is_empty() {
+            Inode::Open(dir.as_fd()).set_xattr(ACLS[0].as_bytes(), &acl).unwrap();
+        }
         dir.restore(&before).unwrap();
         let after = dir.access().unwrap();
         assert_eq!((after.owner, after.mode, after.acls), (before.owner, before.mode, before.acls));
