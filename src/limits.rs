@@ -10,6 +10,7 @@ pub struct Limits {
     pub(crate) name: usize,
     pub(crate) depth: usize,
     pub(crate) entries: u64,
+    pub(crate) attributes: u64,
     pub(crate) layer_size: u64,
     pub(crate) sparse_ranges: usize,
     pub(crate) zstd_window_log: u32,
@@ -24,6 +25,7 @@ impl Default for Limits {
             name: 255,
             depth: 1024,
             entries: 10_000_000,
+            attributes: 64 << 20,
             layer_size: 1 << 40,
             sparse_ranges: 65_536,
             zstd_window_log: 27,
@@ -36,6 +38,15 @@ impl Limits {
     #[must_use]
     pub fn entries(mut self, entries: u64) -> Self {
         self.entries = entries;
+        self
+    }
+
+    /// Most bytes that paths, link targets, extended attributes (64 each beside name and value) and sparse maps (16 a
+    /// range) of all entries of a layer may have, beside 256 that each entry has free. Composed layers may have eight
+    /// times the default together. Default 64 MiB.
+    #[must_use]
+    pub fn attributes(mut self, bytes: u64) -> Self {
+        self.attributes = bytes;
         self
     }
 

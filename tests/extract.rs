@@ -13,7 +13,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use support::layers::{Layer, assert_same, everything, expected};
+use support::layers::{Layer, assert_same, commit_chain, everything, expected, snapshotter, xattr};
 use support::listing::{differences, list};
 use support::{Random, namespaced, noise, store};
 
@@ -112,6 +112,7 @@ fn a_failure_leaves_nothing() {
     assert_eq!(extract(&Stop(AtomicU64::new(0))).expect_err("stopped").kind(), ErrorKind::Cancelled);
     assert!(!dest.exists());
     fs::create_dir(&dest).expect("fresh");
+    fs::set_permissions(&dest, fs::Permissions::from_mode(0o2751)).expect("ours");
     // A damaged chunk.
     let pack = support::names(store.path(), "packs").pop().expect("a pack");
     let path = store.path().join("packs").join(pack);
@@ -121,6 +122,53 @@ fn a_failure_leaves_nothing() {
     let e = extract(&()).expect_err("damaged");
     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
     assert_eq!(fs::read_dir(&dest).expect("still there").count(), 0);
+    assert_eq!(fs::metadata(&dest).expect("still there").mode() & 0o7777, 0o2751, "as it was");
+}
+
+/// ext4 has a block for a file's attributes, and says of what is larger that the disk is full.
+#[test]
+fn attributes_too_large_for_the_file_system_are_told() {
+    let disk = support::disk_dir();
+    let (probe, value) = (disk.path().join("probe"), vec![7; 6000]);
+    fs::write(&probe, "").expect("fresh");
+    let none = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(&probe, "user.big", &value, none) != Err(rustix::io::Errno::NOSPC) {
+        println!("skipped: attributes_too_large_for_the_file_system_are_told: it takes them");
+        return;
+    }
+    let store = Store::open(disk.path().join("store")).expect("a store");
+    let mut layer = Layer::own();
+    let kind = EntryKind::File { size: 1, sparse: None };
+    layer.entry("f", kind, |e| e.xattrs = vec![xattr("user.big", &value), xattr("user.small", b"v")], b"x");
+    layer.entry("d", EntryKind::Directory, |e| (e.mode, e.xattrs) = (0o750, vec![xattr("user.big", &value)]), b"");
+    let layer = layer.put(&store);
+    let extract = |strict: bool| {
+        let options = ExtractOptions::default().strict(strict);
+        store.extract(&[layer], &disk.path().join("tree"), &options, &())
+    };
+    let e = extract(true).expect_err("cannot be set");
+    assert_eq!(e.kind(), ErrorKind::FailedPrecondition, "{e}");
+    let report = extract(false).expect("extracts");
+    let lost: Vec<_> = report.losses.iter().map(|loss| (&loss.path[..], loss.what.to_string())).collect();
+    assert_eq!(lost, [(&b"d"[..], "attribute user.big".into()), (b"f", "attribute user.big".into())]);
+    let mut want = expected(&store, &[layer]);
+    want.values_mut().for_each(|line| drop(line.xattrs.remove("user.big")));
+    assert_same(&want, &list(&disk.path().join("tree")));
+    if !is_root("attributes_too_large_for_the_file_system_are_told by drivers") {
+        return;
+    }
+    // Drivers do with it as with all that cannot be set.
+    for (driver, refused) in [(DriverKind::Copy, None), (DriverKind::Overlay, Some(ErrorKind::FailedPrecondition))] {
+        let snapshots = snapshotter(&disk.path().join("store"), driver);
+        let top = commit_chain(&snapshots, &[layer]);
+        let mounts = snapshots.prepare("work", Some(&top), &Labels::new(), &());
+        assert_eq!(mounts.as_ref().err().map(layerstore::Error::kind), refused, "{driver:?}");
+        if let Ok(mounts) = mounts {
+            assert_same(&want, &list(Path::new(&mounts[0].source)));
+            snapshots.remove("work").expect("removes");
+        }
+        snapshots.remove(&top).expect("removes");
+    }
 }
 
 /// What would lead outside stays a symlink; what goes through one is where it leads inside.

@@ -4,7 +4,7 @@
 mod suite;
 mod support;
 
-use layerstore::{Digest, ImportOptions, Store};
+use layerstore::{Digest, ErrorKind, ImportOptions, Store};
 use std::io::Read;
 use suite::{Case, NEED_A_LOWER_LAYER, Verdict, build, cases};
 use support::{assert_empty, assert_refusal, compress, content_files, import, names, store, try_export};
@@ -98,6 +98,26 @@ fn what_is_taken_comes_out_the_same() {
         }
     }
     assert!(content_files(store.path()).keys().all(|path| !path.starts_with("tmp")), "drafts left");
+}
+
+/// Small blobs must not become large trees: xattrs of zeros compress ten thousand times.
+#[test]
+fn attributes_are_limited_by_layer() {
+    let (_dir, store) = store();
+    let value = vec![0; 65_536];
+    let records: Vec<_> = (0..15).map(|n| (format!("SCHILY.xattr.user.a{n}"), &value[..])).collect();
+    let one = build::pax(&records);
+    let layer = |files: u32| {
+        let files = (0..files).map(|n| [&one[..], &build::file(format!("f{n}"), b"")].concat());
+        compress(&[files.collect::<Vec<_>>().concat(), vec![0; 1024]].concat(), layerstore::Compression::Zstd)
+    };
+    let taken = import(&store, &layer(60));
+    assert_eq!(store.root(&[taken.diff_id]).expect("composes").list().len(), 60);
+    let (_dir, store) = support::store();
+    let e = store.import_layer(&layer(80)[..], &ImportOptions::default(), &()).map(drop).expect_err("80 MB");
+    assert_eq!(e.kind(), ErrorKind::LimitExceeded);
+    assert!(e.subjects().iter().any(|s| s.starts_with("entry \"f68\" at byte")), "{e}");
+    assert_empty(&store, "attributes");
 }
 
 /// Every entry can be listed, and every file read.

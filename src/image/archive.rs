@@ -35,10 +35,40 @@ pub(crate) enum Member {
 /// The members of a tar by name.
 pub(crate) type Table = HashMap<String, Member>;
 
-/// Where one scan stands.
-struct Scanner<'a> {
+/// A tar in a file, or on the way into one.
+pub(crate) trait Source {
+    /// The file, which holds what [`up_to`](Self::up_to) said last.
+    fn file(&self) -> &File;
+    /// The smaller of `end` and the tar's length.
+    fn up_to(&mut self, end: u64) -> Result<u64>;
+}
+
+/// A tar that is all there.
+struct Whole<'a> {
     file: &'a File,
-    file_len: u64,
+    len: u64,
+}
+
+impl<'a> Whole<'a> {
+    fn new(file: &'a File) -> Result<Self> {
+        let len = file.metadata().map_err(|e| Error::io("cannot read the archive", e))?.len();
+        Ok(Self { file, len })
+    }
+}
+
+impl Source for Whole<'_> {
+    fn file(&self) -> &File {
+        self.file
+    }
+
+    fn up_to(&mut self, end: u64) -> Result<u64> {
+        Ok(end.min(self.len))
+    }
+}
+
+/// Where one scan stands.
+struct Scanner<'a, S> {
+    source: S,
     position: u64,
     /// Content of the member given out last, to be passed over.
     pending: u64,
@@ -64,7 +94,12 @@ struct Extended {
 
 /// Reads the table of the tar in `file`.
 pub(crate) fn scan(file: &File, limits: &Limits) -> Result<Table> {
-    let mut scanner = Scanner::new(file, limits)?;
+    scan_source(Whole::new(file)?, limits)
+}
+
+/// Reads a tar's table, and of the tar no more than to its end marker.
+pub(crate) fn scan_source(source: impl Source, limits: &Limits) -> Result<Table> {
+    let mut scanner = Scanner::new(source, limits);
     let mut table = Table::new();
     let mut count = 0;
     let mut name_bytes = 0;
@@ -99,7 +134,8 @@ pub(crate) fn scan(file: &File, limits: &Limits) -> Result<Table> {
 /// directories.
 pub(crate) fn first_names(file: &File, limits: &Limits, count: usize) -> Vec<String> {
     let mut names = Vec::new();
-    let Ok(mut scanner) = Scanner::new(file, limits) else { return names };
+    let Ok(whole) = Whole::new(file) else { return names };
+    let mut scanner = Scanner::new(whole, limits);
     while names.len() < count
         && let Ok(Some((header, _))) = scanner.next()
     {
@@ -110,10 +146,9 @@ pub(crate) fn first_names(file: &File, limits: &Limits, count: usize) -> Vec<Str
     names
 }
 
-impl<'a> Scanner<'a> {
-    fn new(file: &'a File, limits: &'a Limits) -> Result<Self> {
-        let file_len = file.metadata().map_err(|e| Error::io("cannot read the archive", e))?.len();
-        Ok(Self { file, file_len, position: 0, pending: 0, limits })
+impl<'a, S: Source> Scanner<'a, S> {
+    fn new(source: S, limits: &'a Limits) -> Self {
+        Self { source, position: 0, pending: 0, limits }
     }
 
     /// The next member and the place of its content; `None` at the end of the archive.
@@ -154,7 +189,7 @@ impl<'a> Scanner<'a> {
     /// The next header block; `None` at the end: two blocks of zeros, or the end of the file.
     fn block(&mut self) -> Result<Option<[u8; BLOCK as usize]>> {
         let mut zeros = 0;
-        while self.position < self.file_len {
+        while self.source.up_to(self.position + 1)? > self.position {
             let mut block = [0; BLOCK as usize];
             self.read(&mut block)?;
             if block.iter().any(|&b| b != 0) {
@@ -181,7 +216,7 @@ impl<'a> Scanner<'a> {
     fn read(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.check(bytes.len() as u64)?;
         let failed = |e| Error::io("cannot read the archive", e);
-        self.file.read_exact_at(bytes, self.position).map_err(failed)?;
+        self.source.file().read_exact_at(bytes, self.position).map_err(failed)?;
         self.position += bytes.len() as u64;
         Ok(())
     }
@@ -194,12 +229,12 @@ impl<'a> Scanner<'a> {
 
     fn pass_padding(&mut self, len: u64) -> Result<()> {
         // The last member's padding may be missing; nothing that counts is in it.
-        self.position = (self.position + (BLOCK - len % BLOCK) % BLOCK).min(self.file_len);
+        self.position = self.source.up_to(self.position + (BLOCK - len % BLOCK) % BLOCK)?;
         Ok(())
     }
 
-    fn check(&self, len: u64) -> Result<()> {
-        let left = self.file_len - self.position;
+    fn check(&mut self, len: u64) -> Result<()> {
+        let left = self.source.up_to(self.position.saturating_add(len))? - self.position;
         if len > left {
             return Err(Error::invalid("the tar is cut short").expected(format!("{len} bytes")).actual(left));
         }

@@ -161,26 +161,36 @@ fn directory_blob(root: &Path, produce: impl FnOnce(&mut dyn Write) -> Result<()
     let temporary = temporary_in(root)?;
     let (digest, size) = write_hashed(temporary.as_file(), produce)?;
     let place = root.join(blob_name(digest));
-    // One that is there is left alone, unless it can not be the same.
-    if !place.metadata().is_ok_and(|m| m.is_file() && m.len() == size) {
+    // One that is there is left alone, unless it is not the same.
+    if !place.metadata().is_ok_and(|m| m.is_file() && m.len() == size && holds(&place, digest)) {
         publish(temporary, &place)?;
     }
     Ok((digest, size))
 }
 
+/// Hashes what is written.
+struct Hashed<W>(W, Hasher);
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.0.write(bytes)?;
+        self.1.update(&bytes[..n]);
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether the file can be read and has this digest.
+fn holds(path: &Path, digest: Digest) -> bool {
+    let mut hashed = BufWriter::with_capacity(256 << 10, Hashed(io::sink(), Hasher::default()));
+    let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hashed));
+    read.is_ok() && hashed.into_inner().is_ok_and(|hashed| hashed.1.finish() == digest)
+}
+
 /// Lets `produce` write to `file`, hashing it.
 fn write_hashed(file: &File, produce: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<(Digest, u64)> {
-    struct Hashed<'a>(&'a File, Hasher);
-    impl Write for Hashed<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let n = self.0.write(bytes)?;
-            self.1.update(&bytes[..n]);
-            Ok(n)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let mut out = BufWriter::with_capacity(256 << 10, Hashed(file, Hasher::default()));
     produce(&mut out)?;
     let hashed = out.into_inner().map_err(|e| Error::from_io("cannot write the blob", e.into_error()))?;

@@ -33,7 +33,12 @@ impl Members {
 
     pub(crate) fn archive(file: File, limits: &Limits) -> Result<Self> {
         let table = archive::scan(&file, limits)?;
-        Ok(Self::Archive { file: Arc::new(file), table })
+        Ok(Self::scanned(file, table))
+    }
+
+    /// The members of an archive whose table is known.
+    pub(crate) fn scanned(file: File, table: Table) -> Self {
+        Self::Archive { file: Arc::new(file), table }
     }
 
     /// Opens a file; `None` if there is none of that name.

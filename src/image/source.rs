@@ -7,11 +7,13 @@
 use crate::codec::blob::BlobReader;
 use crate::codec::media::Compression;
 use crate::error::{Error, Result};
+use crate::image::archive::Source;
 use crate::image::members::{MemberReader, Members};
 use crate::image::plan::{Candidate, ImagePlan, PlannedLayer, Selector, choose};
 use crate::image::spec::JSON_LIMIT;
 use crate::image::{archive, docker, oci};
 use crate::limits::Limits;
+use crate::sys::space::free_space;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
@@ -21,6 +23,11 @@ const FIRST_NAMES: usize = 4;
 
 /// What of a compressed tar is looked at for those names.
 const HEAD: u64 = 64 << 10;
+
+const SPOOL_LIMIT: &str = "the archive takes too much space when it is decompressed";
+
+/// Bytes that may follow the end of a compressed tar: writers fill up a record, of 10 KiB mostly.
+const AFTER_END: u64 = 1 << 20;
 
 /// What a path holds.
 #[non_exhaustive]
@@ -45,10 +52,11 @@ enum Contents {
 
 /// Tells what `path` holds, and reads the list of images if it holds any.
 ///
-/// An archive that is compressed as a whole is decompressed into an unnamed file in `spool_dir`, at most
-/// [`Limits::layer_size`] bytes of it.
+/// An archive that is compressed as a whole is decompressed into an unnamed file in `spool_dir`, up to the end of the tar
+/// in it: at most [`Limits::layer_size`] bytes, and an eighth of the space that is free stays free.
 ///
 /// # Errors
+/// [`LimitExceeded`](crate::ErrorKind::LimitExceeded) for one that is larger;
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a directory that holds no image and for a damaged archive.
 pub fn detect(path: &Path, spool_dir: &Path, limits: &Limits) -> Result<Detected> {
     detect_at(path, spool_dir, limits).map_err(|e| e.subject(path.display()))
@@ -73,7 +81,8 @@ fn detect_at(path: &Path, spool_dir: &Path, limits: &Limits) -> Result<Detected>
             return Ok(Detected::Layer);
         }
         file.rewind().map_err(|e| Error::io("cannot read", e))?;
-        file = spool(&file, spool_dir, limits)?;
+        let source = ImageSource::read(spool(&file, spool_dir, limits)?)?;
+        return Ok(source.map_or(Detected::Layer, Detected::Image));
     }
     if !looks_like_image(&file, limits) {
         return Ok(Detected::Layer);
@@ -110,17 +119,68 @@ fn is_image_name(name: &str) -> bool {
     hex == 64 || ["oci-layout", "index.json", "blobs", "manifest.json", "repositories"].contains(&first)
 }
 
-fn spool(file: &File, spool_dir: &Path, limits: &Limits) -> Result<File> {
-    let mut reader = BlobReader::new(file, limits)?;
-    let mut spool = spool_file(spool_dir)?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = reader.read(&mut buffer).map_err(|e| Error::from_io("cannot read the archive", e))?;
-        if n == 0 {
-            return Ok(spool);
-        }
-        spool.write_all(&buffer[..n]).map_err(|e| Error::io("cannot write the spool file", e))?;
+/// A compressed tar that is written to an unnamed file as far as it is looked at.
+struct Spool<'a> {
+    reader: BlobReader<&'a File>,
+    file: File,
+    len: u64,
+    /// What the file may get: no longer than a layer, and an eighth of the free space stays free.
+    most: u64,
+    buffer: Vec<u8>,
+}
+
+impl Source for &mut Spool<'_> {
+    fn file(&self) -> &File {
+        &self.file
     }
+
+    fn up_to(&mut self, end: u64) -> Result<u64> {
+        // At the header that says so: nothing is written for what cannot be written whole.
+        if end > self.most {
+            return Err(Error::limit(SPOOL_LIMIT, self.most, end));
+        }
+        while self.len < end {
+            let n = self.read()?;
+            if n == 0 {
+                return Ok(self.len);
+            }
+            self.file.write_all(&self.buffer[..n]).map_err(|e| Error::io("cannot write the spool file", e))?;
+            self.len += n as u64;
+        }
+        Ok(end)
+    }
+}
+
+impl Spool<'_> {
+    fn read(&mut self) -> Result<usize> {
+        self.reader.read(&mut self.buffer).map_err(|e| Error::from_io("cannot read the archive", e))
+    }
+
+    /// Reads what follows the tar's end, without keeping it: a checksum stands at the end of the stream.
+    fn finish(mut self) -> Result<File> {
+        let mut after = 0;
+        loop {
+            match self.read()? {
+                0 => return Ok(self.file),
+                n => after += n as u64,
+            }
+            if after > AFTER_END {
+                return Err(Error::limit("too many bytes after the end of the archive", AFTER_END, "more"));
+            }
+        }
+    }
+}
+
+/// Decompresses an archive into an unnamed file, and finds its members meanwhile: so it ends where they do, and with
+/// the first thing that no image archive has.
+fn spool(file: &File, spool_dir: &Path, limits: &Limits) -> Result<Members> {
+    let reader = BlobReader::new(file, limits)?;
+    let file = spool_file(spool_dir)?;
+    let free = free_space(&file);
+    let most = limits.layer_size.min(free - free / 8);
+    let mut spool = Spool { reader, file, len: 0, most, buffer: vec![0; 1 << 20] };
+    let table = archive::scan_source(&mut spool, limits)?;
+    Ok(Members::scanned(spool.finish()?, table))
 }
 
 impl ImageSource {

@@ -6,6 +6,7 @@ use crate::error::ErrorKind;
 use crate::image::fixture::{at, compress, config, layer, member, skopeo, tar, write_image};
 use crate::image::layout::{IndexEntry, LayoutWriter};
 use crate::image::plan::Platform;
+use crate::image::tar_writer::TarWriter;
 use serde_json::{Value, json};
 use std::fs;
 use tempfile::TempDir;
@@ -112,6 +113,52 @@ fn tells_layers_from_images() {
     }
     assert_eq!(found(dir.path()).err().unwrap().kind(), ErrorKind::InvalidInput);
     assert_eq!(found(&dir.path().join("none")).err().unwrap().kind(), ErrorKind::Io);
+}
+
+/// Three gigabytes of zeros are fourteen megabytes of gzip.
+#[test]
+fn a_compressed_archive_is_written_no_further_than_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.tgz");
+    let mut bytes = tar(&docker_members("config.json", None));
+    for (zeros, taken) in [(512 << 10, true), (4 << 20, false)] {
+        bytes.resize(bytes.len() + zeros, 0);
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            fs::write(&path, compress(&bytes, compression)).unwrap();
+            let kind = found(&path).err().map(|e| e.kind());
+            assert_eq!(kind, (!taken).then_some(ErrorKind::LimitExceeded), "{zeros} {compression}");
+        }
+    }
+}
+
+/// The checksum of a gzip stream is after the tar's end.
+#[test]
+fn a_compressed_archive_is_checked_to_its_last_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.tgz");
+    let mut bytes = tar(&docker_members("config.json", None));
+    // More than is read at a time.
+    bytes.resize((1 << 20) + 4096, 0);
+    let mut gzip = compress(&bytes, Compression::Gzip);
+    let sum = gzip.len() - 8;
+    gzip[sum] ^= 1;
+    fs::write(&path, gzip).unwrap();
+    assert_eq!(found(&path).err().map(|e| e.kind()), Some(ErrorKind::InvalidInput));
+}
+
+/// Told by its header, before a byte of it is written: larger than a layer may be, or than what is free.
+#[test]
+fn a_member_that_cannot_be_kept_is_refused_at_its_header() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.tgz");
+    for (len, limits) in [(2 << 20, Limits::default().layer_size(1 << 20)), (u64::MAX >> 4, Limits::default())] {
+        let mut head = Vec::new();
+        let cut = TarWriter::new(&mut head).file("blobs/sha256/x", len, &mut std::io::empty());
+        cut.expect_err("no content");
+        fs::write(&path, compress(&head, Compression::Gzip)).unwrap();
+        let e = detect(&path, dir.path(), &limits).err().expect("too large");
+        assert_eq!((e.kind(), e.message()), (ErrorKind::LimitExceeded, SPOOL_LIMIT), "{e}");
+    }
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Store {
     /// `diff(base, &[base, layers].concat())`.
     ///
     /// # Errors
-    /// As [`root`](Self::root).
+    /// As [`root`](Self::root); `Cancelled`.
     pub fn diff(
         &self,
         lower: &[Digest],
@@ -131,14 +131,14 @@ impl Store {
         observer: &dyn Observer,
     ) -> Result<Changes> {
         let shared = lower.iter().zip(upper).take_while(|(a, b)| a == b).count();
-        let both = self.tree(&lower[..shared])?;
-        let upper = self.tree_on(both.clone(), &upper[shared..])?.map(Source::Stored);
-        let lower = self.tree_on(both, &lower[shared..])?.map(Source::Stored);
+        let both = self.tree_watched(&lower[..shared], observer)?;
+        let upper = self.tree_on(both.clone(), &upper[shared..], observer)?.map(Source::Stored);
+        let lower = self.tree_on(both, &lower[shared..], observer)?.map(Source::Stored);
         Changes::between(self, &lower, upper, options, observer)
     }
 
     /// The tree of layers, its contents as sources.
-    pub(crate) fn source_tree(&self, layers: &[Digest]) -> Result<SourceTree> {
-        Ok(self.tree(layers)?.map(Source::Stored))
+    pub(crate) fn source_tree(&self, layers: &[Digest], observer: &dyn Observer) -> Result<SourceTree> {
+        Ok(self.tree_watched(layers, observer)?.map(Source::Stored))
     }
 }

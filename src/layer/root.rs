@@ -7,6 +7,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::entry::EntryKind;
 use crate::format::item::{Extent, Item};
+use crate::observe::Observer;
 use crate::store::Store;
 use crate::tree::{Change, NodeKind, Tree, squash};
 use crossbeam_channel::{Receiver, Sender};
@@ -34,17 +35,35 @@ impl Store {
     /// `NotFound` if a layer is not in the store; `Corrupt` if one is damaged; `InvalidInput` if they do not fit together,
     /// for example a hard link without a target, naming the layer and the entry.
     pub fn root(&self, layers: &[Digest]) -> Result<Root<'_>> {
-        Ok(Root { store: self, tree: self.tree(layers)? })
+        self.root_watched(layers, &())
+    }
+
+    /// [`root`](Self::root) that an observer can stop.
+    ///
+    /// # Errors
+    /// As [`root`](Self::root); `Cancelled`.
+    pub fn root_watched(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Root<'_>> {
+        Ok(Root { store: self, tree: self.tree_watched(layers, observer)? })
     }
 
     /// The tree behind [`root`](Self::root).
     pub(crate) fn tree(&self, layers: &[Digest]) -> Result<Tree<Content>> {
-        self.tree_on(Tree::new(), layers)
+        self.tree_watched(layers, &())
+    }
+
+    /// The tree behind [`root_watched`](Self::root_watched).
+    pub(crate) fn tree_watched(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Tree<Content>> {
+        self.tree_on(Tree::new(), layers, observer)
     }
 
     /// `tree` with layers applied to it, lowest first. Blocks of their records are decoded on other threads, ahead of
     /// where they are applied.
-    pub(super) fn tree_on(&self, mut tree: Tree<Content>, layers: &[Digest]) -> Result<Tree<Content>> {
+    pub(super) fn tree_on(
+        &self,
+        mut tree: Tree<Content>,
+        layers: &[Digest],
+        observer: &dyn Observer,
+    ) -> Result<Tree<Content>> {
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(DECODERS);
         let (ask, asked) = crossbeam_channel::unbounded::<Job>();
         std::thread::scope(|scope| {
@@ -68,7 +87,7 @@ impl Store {
             };
             for diff_id in layers {
                 let layer = Joined::of(OneLayer { ahead: &mut ahead });
-                tree = tree.apply(layer.map(change)).map_err(|e| e.subject(format!("layer {diff_id}")))?;
+                tree = tree.apply(layer.map(change), observer).map_err(|e| e.subject(format!("layer {diff_id}")))?;
             }
             Ok(tree)
         })

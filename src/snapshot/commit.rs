@@ -30,7 +30,7 @@ pub(crate) fn upper_changes(
     options: &CreateOptions,
     observer: &dyn Observer,
 ) -> Result<Changes> {
-    let below = store.source_tree(layers)?;
+    let below = store.source_tree(layers, observer)?;
     let upper = merge(&below, scan(upper.path, options.threads, observer)?, upper.marks, observer)?;
     Changes::between(store, &below, upper, options, observer)
 }
@@ -49,5 +49,5 @@ pub(crate) fn directory_changes(
     observer: &dyn Observer,
 ) -> Result<Changes> {
     let whole = merge(&Tree::new(), scan(dir, options.threads, observer)?, Marks::None, observer)?;
-    Changes::between(store, &store.source_tree(layers)?, whole, options, observer)
+    Changes::between(store, &store.source_tree(layers, observer)?, whole, options, observer)
 }

@@ -66,7 +66,7 @@ impl Store {
         let before = whole_tree(&path, options.thread_count(), observer)?;
         let changes = self.layer(layer)?.changes()?;
         let changes = changes.map(|change| change.map(|(entry, content)| (entry, content.map(Source::Stored))));
-        let after = before.clone().apply(changes).map_err(|e| e.subject(format!("layer {layer}")))?;
+        let after = before.clone().apply(changes, observer).map_err(|e| e.subject(format!("layer {layer}")))?;
         extract::layer_onto(self, (&before, &after), (Dir::from(root), path), &options, observer)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Results are the kernel's error numbers: the caller knows the path, and which failures it can live with.
 
+use super::space::free_space;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::fs::File;
@@ -11,8 +12,13 @@ use std::path::Path;
 
 /// The longest path the kernel takes, its ending NUL included.
 const PATH_MAX: usize = 4096;
+/// The longest value of an attribute.
+const XATTR_SIZE_MAX: usize = 65_536;
 /// Nobody else gets in before a tree is complete.
 const PRIVATE: Mode = Mode::RWXU;
+
+/// Access control lists, which stand beside owner and mode.
+const ACLS: [&str; 2] = ["system.posix_acl_default", "system.posix_acl_access"];
 
 /// An open directory.
 #[derive(Debug)]
@@ -23,6 +29,14 @@ pub(crate) struct Dir(OwnedFd);
 pub(crate) struct Owner {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+/// Who may enter a directory.
+#[derive(Debug)]
+pub(crate) struct Access {
+    owner: Owner,
+    mode: u16,
+    acls: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl From<OwnedFd> for Dir {
@@ -46,12 +60,7 @@ impl Dir {
     /// Makes the directory ready to have a tree written into it: it is ours, nobody else may enter, and what is made in
     /// it inherits neither group nor access control lists. Returns the owner of what is made, itself included.
     pub(crate) fn seclude(&self) -> Result<Owner> {
-        for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
-            match fs::fremovexattr(&self.0, acl) {
-                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(e) => return Err(e),
-            }
-        }
+        self.remove_acls()?;
         fs::fchmod(&self.0, PRIVATE)?;
         const PROBE: &[u8] = b".probe";
         let probe = self.create(PROBE, 0o600)?;
@@ -62,6 +71,50 @@ impl Dir {
             fs::fchown(&self.0, Some(fs::Uid::from_raw(stat.st_uid)), Some(fs::Gid::from_raw(stat.st_gid)))?;
         }
         Ok(Owner { uid: stat.st_uid, gid: stat.st_gid })
+    }
+
+    fn remove_acls(&self) -> Result<()> {
+        for acl in ACLS {
+            match fs::fremovexattr(&self.0, acl) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Who may enter it.
+    pub(crate) fn access(&self) -> Result<Access> {
+        let stat = fs::fstat(&self.0)?;
+        let mut acls = Vec::new();
+        for acl in ACLS {
+            let mut value = vec![0; XATTR_SIZE_MAX];
+            match fs::fgetxattr(&self.0, acl, &mut value[..]) {
+                Ok(len) => {
+                    value.truncate(len);
+                    acls.push((acl, value));
+                }
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let owner = Owner { uid: stat.st_uid, gid: stat.st_gid };
+        Ok(Access { owner, mode: (stat.st_mode & 0o7777) as u16, acls })
+    }
+
+    /// Undoes [`seclude`](Self::seclude), and what was set since.
+    pub(crate) fn restore(&self, access: &Access) -> Result<()> {
+        let inode = Inode::Open(self.0.as_fd());
+        let stat = fs::fstat(&self.0)?;
+        if access.owner != (Owner { uid: stat.st_uid, gid: stat.st_gid }) {
+            inode.chown(access.owner)?;
+        }
+        self.remove_acls()?;
+        // First, as a mode without its list could let more in.
+        for (acl, value) in &access.acls {
+            inode.set_xattr(acl.as_bytes(), value)?;
+        }
+        inode.chmod(access.mode)
     }
 
     /// Whether nothing is in it.
@@ -190,6 +243,14 @@ impl Inode<'_> {
         }
     }
 
+    /// Bytes that anybody may still write to its file system.
+    pub(crate) fn free_space(self) -> u64 {
+        match self {
+            Self::Open(fd) => free_space(fd),
+            Self::Named(dir, _) => free_space(dir),
+        }
+    }
+
     /// Not for symlinks, which have no mode: of one that took the name's place it is an error.
     pub(crate) fn chmod(self, mode: u16) -> Result<()> {
         let mode = Mode::from_raw_mode(mode.into());
@@ -300,6 +361,36 @@ mod tests {
         let names: Vec<_> = std::fs::read_dir(&at).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(std::fs::symlink_metadata(at.join("link")).unwrap().is_dir());
+    }
+
+    /// As of a directory that somebody else had shared with a user.
+    #[test]
+    fn access_comes_back_as_it_was() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("d");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o2750)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(5), Some(6)).unwrap();
+        }
+        let dir = Dir::open(&path).unwrap();
+        // u::rwx, u:77:rwx, g::---, m::rwx, o::---
+        let entries: [(u16, u16, u32); 5] = [(1, 7, !0), (2, 7, 77), (4, 0, !0), (16, 7, !0), (32, 0, !0)];
+        let mut acl = 2u32.to_le_bytes().to_vec();
+        for (tag, bits, id) in entries {
+            acl.extend([&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat());
+        }
+        if let Err(e) = Inode::Open(dir.as_fd()).set_xattr(ACLS[1].as_bytes(), &acl) {
+            assert_eq!(e, Errno::OPNOTSUPP);
+        }
+        let before = dir.access().unwrap();
+        dir.seclude().unwrap();
+        if !before.acls.is_empty() {
+            Inode::Open(dir.as_fd()).set_xattr(ACLS[0].as_bytes(), &acl).unwrap();
+        }
+        dir.restore(&before).unwrap();
+        let after = dir.access().unwrap();
+        assert_eq!((after.owner, after.mode, after.acls), (before.owner, before.mode, before.acls));
     }
 
     #[test]

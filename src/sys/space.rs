@@ -1,11 +1,12 @@
-//! Giving blocks of a file back to the file system.
+//! Blocks of files: given back to the file system, taken, and how many are left.
 
 use super::publish::io_error;
 use crate::error::Result;
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fstatvfs, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Frees the blocks of a range, which then reads as zeros; false if the file system cannot.
@@ -24,6 +25,15 @@ pub(crate) fn punch(file: &File, path: &Path, range: Range<u64>) -> Result<bool>
 /// Gives an empty file blocks for `len` bytes, which read as zeros.
 pub(crate) fn allocate(file: &File, path: &Path, len: u64) -> Result<()> {
     fallocate(file, FallocateFlags::empty(), 0, len).map_err(|e| io_error("allocate", path, e))
+}
+
+/// Bytes that anybody may still write to the file system of a file; `u64::MAX` if it does not tell.
+pub(crate) fn free_space(file: impl AsFd) -> u64 {
+    match fstatvfs(file) {
+        // As a tmpfs without a limit.
+        Ok(stat) if stat.f_blocks > 0 => stat.f_bavail.saturating_mul(stat.f_frsize),
+        _ => u64::MAX,
+    }
 }
 
 /// The parts of a range that have blocks, ascending. All of it where the file system does not tell.

@@ -14,6 +14,7 @@
 //!
 //! Accepted is what Go's `archive/tar` accepts, less what tar readers understand differently.
 
+mod account;
 mod header;
 mod links;
 mod member;
@@ -27,6 +28,7 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use account::Account;
 pub(crate) use parser::{Parser, Sink};
 pub use writer::Writer;
 pub(crate) use xattr::check as xattr_is_kept;

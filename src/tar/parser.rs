@@ -3,6 +3,7 @@
 //! Contents pass through as slices of what was pushed. Only headers that straddle two pushes, bodies of extended
 //! headers and sparse maps are gathered, each bounded by a limit and grown by what arrived, never by what was claimed.
 
+use super::account::Account;
 use super::header::{BLOCK, Block, Header, SparseBlock, ZERO, looks_like_header};
 use super::links::LinkCheck;
 use super::member::{self, Body, Extensions, Member};
@@ -86,7 +87,7 @@ pub(crate) struct Parser {
     name: Vec<u8>,
     extensions: Extensions,
     links: LinkCheck,
-    entries: u64,
+    account: Account,
 }
 
 impl Parser {
@@ -101,7 +102,7 @@ impl Parser {
             name: Vec::new(),
             extensions: Extensions::default(),
             links: LinkCheck::new(),
-            entries: 0,
+            account: Account::default(),
         }
     }
 
@@ -169,7 +170,7 @@ impl Parser {
         };
         match cut {
             Some(cut) => Err(self.at(Error::invalid(format!("the tar ends before or in {cut}")))),
-            None => Ok(Summary { entries: self.entries, bytes: self.offset }),
+            None => Ok(Summary { entries: self.account.entries(), bytes: self.offset }),
         }
     }
 
@@ -290,9 +291,9 @@ impl Parser {
         let member = member::build(header, &self.name, &mut self.extensions, &self.limits);
         let Member { entry, body } = member.map_err(|e| self.at(e))?;
         self.extensions.clear();
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(self.at(Error::limit("the layer has too many entries", self.limits.entries, self.entries)));
+        let entries = self.account.entries() + 1;
+        if entries > self.limits.entries {
+            return Err(self.at(Error::limit("the layer has too many entries", self.limits.entries, entries)));
         }
         let length = match body {
             Body::Content(left) | Body::Ignored(left) | Body::Doubtful(left) => left,
@@ -360,6 +361,7 @@ impl Parser {
     }
 
     fn give<S: Sink>(&mut self, entry: Entry, sink: &mut S) -> Result<()> {
+        self.account.add(&entry, self.limits.attributes).map_err(|e| self.at(e))?;
         self.links.entry(&entry).map_err(|e| self.at(e))?;
         sink.entry(entry)
     }

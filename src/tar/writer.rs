@@ -5,6 +5,7 @@
 //! name has a `=`, which would end a PAX key, is written in libarchive's encoding. What [`super::Parser`] would refuse
 //! is not written, and what it reads back is the entry that was given.
 
+use super::account::Account;
 use super::header::{BLOCK, Block, ZERO};
 use super::{member, xattr};
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ const MAX_12: u64 = (1 << 33) - 1;
 pub struct Writer<W> {
     out: W,
     limits: Limits,
+    account: Account,
     /// Content the last entry still owes, and the padding after it.
     owed: u64,
     padding: usize,
@@ -48,7 +50,7 @@ struct Ustar<'a> {
 impl<W: Write> Writer<W> {
     /// Writes a tar to `out`, refusing entries that `limits` would refuse on the way in.
     pub fn new(out: W, limits: &Limits) -> Self {
-        Self { out, limits: limits.clone(), owed: 0, padding: 0 }
+        Self { out, limits: limits.clone(), account: Account::default(), owed: 0, padding: 0 }
     }
 
     /// Writes the headers of `entry`; `entry.kind.stored_len()` bytes of content must follow.
@@ -59,6 +61,7 @@ impl<W: Write> Writer<W> {
     fn write_entry(&mut self, entry: &Entry) -> Result<()> {
         self.close()?;
         member::check(entry, &self.limits)?;
+        self.account.add(entry, self.limits.attributes)?;
         let mut records = Records::default();
         let map = sparse_map(&entry.kind);
         let stored = entry.kind.stored_len();
@@ -457,6 +460,15 @@ mod tests {
         ] {
             assert!(with(bad).is_err());
         }
+    }
+
+    #[test]
+    fn refuses_more_attributes_than_are_read_back() {
+        let xattr = Xattr { name: b"user.a".to_vec(), value: vec![0; 1000] };
+        let mut writer = Writer::new(Vec::new(), &Limits::default().attributes(1000));
+        writer.entry(&Entry { xattrs: vec![xattr.clone()], ..file("a") }).unwrap();
+        let e = writer.entry(&Entry { xattrs: vec![xattr], ..file("b") }).unwrap_err();
+        assert_eq!((e.kind(), e.subjects()), (crate::ErrorKind::LimitExceeded, &["entry \"b\"".to_owned()][..]));
     }
 
     #[test]

@@ -4,9 +4,12 @@ use super::place::{self, End};
 use super::{Change, Node, NodeId, NodeKind, Tree, whiteout};
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryKind};
+use crate::observe::{Observer, check};
 
 /// What marks a whiteout; no name of a tree starts with it.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
+/// Layers as large in their attributes as one may be, of which a tree may be made.
+const LARGEST: u64 = 8;
 
 /// The directory a parent path led to. Kept between entries; forgotten when anything it may depend on is detached.
 #[derive(Clone, Debug)]
@@ -27,11 +30,12 @@ struct Parent {
 
 impl<C: Clone + PartialEq> Tree<C> {
     /// The tree with one more layer on top. If that fails the tree is gone: half a layer must not be used. The error
-    /// names the entry.
-    pub(crate) fn apply<I>(mut self, layer: I) -> Result<Self>
+    /// names the entry; it is `Cancelled` once the observer asks to stop.
+    pub(crate) fn apply<I>(mut self, layer: I, observer: &dyn Observer) -> Result<Self>
     where
         I: IntoIterator<Item = Result<Change<C>>>,
     {
+        let layer = layer.into_iter().map(|change| check(observer).and(change));
         if self.inodes() == 1 {
             // Nothing that whiteouts could hide, so the lowest layer, mostly the largest, need not be held.
             for change in layer {
@@ -40,9 +44,10 @@ impl<C: Clone + PartialEq> Tree<C> {
             }
             return Ok(self);
         }
-        let changes = layer.into_iter().collect::<Result<Vec<_>>>()?;
-        self.hide(&changes);
+        let changes = layer.collect::<Result<Vec<_>>>()?;
+        self.hide(&changes, observer)?;
         for (entry, content) in changes {
+            check(observer)?;
             self.add(entry, content)?;
         }
         Ok(self)
@@ -52,6 +57,8 @@ impl<C: Clone + PartialEq> Tree<C> {
         if let Some(asked) = entry.whiteout() {
             return whiteout::check(asked).map_err(|e| e.subject(named(&entry.path)));
         }
+        let most = self.limits.attributes.saturating_mul(LARGEST);
+        self.account.add(&entry, most).map_err(|e| e.subject(named(&entry.path)))?;
         let path = std::mem::take(&mut entry.path);
         self.add_at(&path, entry, content).map_err(|e| e.subject(named(&path)))
     }
@@ -212,6 +219,7 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::format::entry::Xattr;
     use crate::limits::Limits;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     fn failure(layers: &[Layer]) -> Error {
         let (last, lower) = layers.split_last().expect("a layer");
@@ -390,9 +398,44 @@ mod tests {
         assert_eq!(over(&few, &Layer::new().file("a/b/c", 1)).expect_err("4 inodes").kind(), ErrorKind::LimitExceeded);
     }
 
+    /// Each layer may be as large as one may be, but not any number of them.
+    #[test]
+    fn attributes_of_all_layers_are_limited_together() {
+        let layer = Layer::new().symlink("s", &"t".repeat(1000 + 255));
+        let mut tree = Tree::<u32>::with_limits(Limits::default().attributes(1000));
+        for _ in 0..LARGEST {
+            tree = over(&tree, &layer).expect("eight");
+        }
+        let e = over(&tree, &layer).expect_err("nine");
+        assert_eq!((e.kind(), e.subjects()), (ErrorKind::LimitExceeded, &["entry \"s\"".to_owned()][..]));
+    }
+
+    /// Wherever it is: among the entries that are read, the whiteouts, or the entries that are added.
+    #[test]
+    fn an_observer_stops_it() {
+        struct After(AtomicU32);
+        impl Observer for After {
+            fn event(&self, _: crate::Event) {}
+            fn cancelled(&self) -> bool {
+                self.0.fetch_sub(1, Relaxed) == 0
+            }
+        }
+        let lower = tree(&[Layer::new().file("a", 1)]);
+        let upper = Layer::new().whiteout("a").file("b", 1);
+        let apply = |tree: &Tree<u32>, calls| {
+            tree.clone().apply(upper.0.iter().cloned().map(Ok), &After(AtomicU32::new(calls)))
+        };
+        for (tree, calls) in [(&Tree::new(), 2), (&lower, 5)] {
+            for stopped in 0..calls {
+                assert_eq!(apply(tree, stopped).expect_err("stopped").kind(), ErrorKind::Cancelled);
+            }
+            apply(tree, calls).expect("not asked so often");
+        }
+    }
+
     #[test]
     fn a_failing_layer_passes_its_error_on() {
         let layer = [Err(Error::corrupt("bad record"))];
-        assert_eq!(Tree::<u32>::new().apply(layer).expect_err("fails").kind(), ErrorKind::Corrupt);
+        assert_eq!(Tree::<u32>::new().apply(layer, &()).expect_err("fails").kind(), ErrorKind::Corrupt);
     }
 }

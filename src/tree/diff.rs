@@ -122,7 +122,7 @@ mod tests {
     /// The paths of the changes from `lower` to `upper` (`=` a hard link's target), after checking that they work.
     fn changed(lower: &Tree<u32>, upper: &Tree<u32>) -> String {
         let changes = diff(lower, upper);
-        let applied = lower.clone().apply(changes.iter().cloned().map(Ok)).expect("applies");
+        let applied = lower.clone().apply(changes.iter().cloned().map(Ok), &()).expect("applies");
         assert_eq!(listing(&applied), listing(upper));
         let shown = changes.iter().map(|(entry, content)| {
             let path = String::from_utf8_lossy(&entry.path).into_owned();

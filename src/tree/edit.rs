@@ -89,6 +89,7 @@ impl<C: Clone + PartialEq> Tree<C> {
             nodes: self.nodes.into_iter().map(map).collect(),
             free: self.free,
             limits: self.limits,
+            account: self.account,
             recent: self.recent,
             generation: self.generation,
             journal: None,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::node::Attributes;
 use super::{Change, Node, NodeId, Outline, Tree};
 use crate::error::Result;
+use crate::observe::Observer;
 
 /// What was, where it may have changed.
 #[derive(Clone, Debug, Default)]
@@ -26,13 +27,13 @@ pub(super) struct Journal {
 
 impl<C: Clone + PartialEq> Tree<C> {
     /// As [`apply`](Self::apply), and gives what a directory must hold to be stacked over those of the layers below.
-    pub(crate) fn apply_outlined<I>(mut self, layer: I) -> Result<(Self, Outline<C>)>
+    pub(crate) fn apply_outlined<I>(mut self, layer: I, observer: &dyn Observer) -> Result<(Self, Outline<C>)>
     where
         I: IntoIterator<Item = Result<Change<C>>>,
     {
         self.generation += 1;
         self.journal = Some(Box::default());
-        let mut tree = self.apply(layer)?;
+        let mut tree = self.apply(layer, observer)?;
         let journal = tree.journal.take().unwrap_or_default();
         let outline = tree.outline_over(&journal);
         for id in journal.gone {

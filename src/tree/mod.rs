@@ -63,6 +63,7 @@ pub(crate) use outline::{Leaf, Outline, OutlineDir, Spot};
 use crate::error::{Error, Result};
 use crate::format::entry::Entry;
 use crate::limits::Limits;
+use crate::tar::Account;
 
 /// One entry of a layer and, for a regular file, its content.
 pub(crate) type Change<C> = (Entry, Option<C>);
@@ -88,6 +89,8 @@ pub(crate) struct Tree<C> {
     nodes: Vec<Node<C>>,
     free: Vec<NodeId>,
     limits: Limits,
+    /// All entries of all layers, also those that later ones replaced.
+    account: Account,
     /// Where the last entry went: tars list a directory's members together.
     recent: Option<apply::Recent>,
     /// Counts the layers that were applied with a journal; inodes remember when they were born.
@@ -108,7 +111,15 @@ impl<C: Clone + PartialEq> Tree<C> {
     /// As [`new`](Self::new); at most `limits.entries` inodes, and paths within `limits`.
     pub(crate) fn with_limits(limits: Limits) -> Self {
         let nodes = vec![Node::implied_directory()];
-        Self { nodes, free: Vec::new(), limits, recent: None, generation: 0, journal: None }
+        Self {
+            nodes,
+            free: Vec::new(),
+            limits,
+            account: Account::default(),
+            recent: None,
+            generation: 0,
+            journal: None,
+        }
     }
 
     /// The inode `id` of this tree.

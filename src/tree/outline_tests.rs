@@ -142,7 +142,7 @@ fn entry(path: &[u8], attributes: &super::Attributes, kind: EntryKind) -> Entry 
 fn stacked(stack: &[Layer]) -> (Tree<u32>, Vec<Outline<u32>>) {
     let (mut tree, mut outlines) = (Tree::new(), Vec::new());
     for layer in stack {
-        if let Ok((applied, outline)) = tree.clone().apply_outlined(layer.0.iter().cloned().map(Ok)) {
+        if let Ok((applied, outline)) = tree.clone().apply_outlined(layer.0.iter().cloned().map(Ok), &()) {
             tree = applied;
             outlines.push(outline);
         }

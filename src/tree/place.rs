@@ -10,6 +10,10 @@ use crate::error::{Error, Result};
 /// Symlinks followed in one path before it counts as a loop; the kernel's `MAXSYMLINKS`.
 const MAX_LINKS: u32 = 40;
 
+/// Names gone through in one path, those of symlinks' targets and `..` included: a path alone has no more than 2,048,
+/// but the targets of 40 links may have 80,000.
+const MAX_STEPS: u32 = 4096;
+
 /// What is at a name.
 pub(super) enum Found<'a> {
     /// A directory of the tree.
@@ -84,17 +88,21 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Follows `path` from the root; `find` says what is at a name of a place. Fails on a loop of symlinks and beyond
-/// `depth` components.
+/// Follows `path` from the root; `find` says what is at a name of a place. Fails on a loop of symlinks, beyond
+/// `depth` components and after 4,096 steps.
 pub(super) fn follow<'a, F>(path: &'a [u8], depth: usize, mut find: F) -> Result<End<'a>>
 where
     F: FnMut(&Place<'a>, &'a [u8]) -> Result<Found<'a>>,
 {
     let mut place = Place::root();
-    let mut links = 0;
+    let (mut links, mut steps) = (0, 0);
     // Texts still to be followed, innermost last.
     let mut pending = vec![path];
     while let Some(text) = pending.pop() {
+        steps += 1;
+        if steps > MAX_STEPS {
+            return Err(Error::limit("a path leads through too many names", MAX_STEPS, steps));
+        }
         let (name, rest) = match text.iter().position(|&b| b == b'/') {
             Some(i) => (&text[..i], &text[i + 1..]),
             None => (text, &b""[..]),
@@ -180,5 +188,7 @@ mod tests {
         assert_eq!(shown("f/.."), "not a directory");
         assert_eq!(shown("l/x"), "invalid-input");
         assert_eq!(shown("n/n/n/n/n/n"), "limit-exceeded");
+        assert_eq!(shown(&"a/../".repeat(2048)), "/ 0 0");
+        assert_eq!(shown(&"a/../".repeat(2049)), "limit-exceeded");
     }
 }

@@ -88,7 +88,7 @@ impl Layer {
 
 /// Another layer on `lower`.
 pub(crate) fn over(lower: &Tree<u32>, layer: &Layer) -> Result<Tree<u32>> {
-    lower.clone().apply(layer.0.iter().cloned().map(Ok))
+    lower.clone().apply(layer.0.iter().cloned().map(Ok), &())
 }
 
 /// The layers composed.

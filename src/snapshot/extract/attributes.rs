@@ -4,6 +4,7 @@
 use super::Target;
 use super::options::{ExtractOptions, Losses, Lost, mapped};
 use crate::error::{Error, Result};
+use crate::format::entry::Xattr;
 use crate::sys::dirs::{Inode, Owner};
 use crate::sys::publish::io_error;
 use crate::tree::{Attributes, Spot};
@@ -16,6 +17,8 @@ const LENT: u16 = 0o6000;
 const SPECIAL: u16 = 0o7000;
 /// Times that every file system keeps.
 const TIMES: std::ops::Range<i64> = 0..1 << 31;
+/// A file system with this much space left is not full, whatever others write meanwhile.
+const ROOM: u64 = 1 << 20;
 
 /// Sets attributes in one target, on one thread.
 pub(super) struct Setter<'a> {
@@ -43,7 +46,7 @@ impl Setter<'_> {
             }
             match inode.set_xattr(&xattr.name, &xattr.value) {
                 Ok(()) => {}
-                Err(e) if refused(e) || matches!(e, Errno::TOOBIG | Errno::RANGE) => {
+                Err(e) if refused(e) || too_large(e, inode, xattr) => {
                     self.losses.add(self.path(spot), Lost::Xattr { name: xattr.name.clone() })?;
                 }
                 Err(e) => return Err(failed("set an extended attribute of", e)),
@@ -98,6 +101,12 @@ impl Setter<'_> {
             error,
         )
     }
+}
+
+/// Whether this file system cannot hold the attribute. ext4 and btrfs say that there is no space, as a full one does.
+fn too_large(error: Errno, inode: Inode<'_>, xattr: &Xattr) -> bool {
+    let room = ROOM + (xattr.name.len() + xattr.value.len()) as u64;
+    matches!(error, Errno::TOOBIG | Errno::RANGE) || error == Errno::NOSPC && inode.free_space() >= room
 }
 
 /// What decides how attributes are set.

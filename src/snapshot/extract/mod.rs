@@ -33,7 +33,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::layer::Content;
 use crate::observe::Observer;
 use crate::store::Store;
-use crate::sys::dirs::{Dir, Owner};
+use crate::sys::dirs::{Access, Dir, Owner};
 use crate::sys::publish::io_error;
 use crate::tree::{NodeKind, Outline, Tree};
 use options::Losses;
@@ -53,7 +53,8 @@ struct Target {
 
 impl Store {
     /// Writes the tree of `layers`, the lowest first, to `dest`, which is made, or is an empty directory. Needs no
-    /// privileges: what cannot be set without is in the report. If it fails, what was written is removed again.
+    /// privileges: what cannot be set without is in the report. If it fails, what was written is removed again, and a
+    /// directory that was there has its owner and mode again.
     ///
     /// # Errors
     /// `AlreadyExists` if `dest` is something else; `NotFound` for an unknown layer; `Corrupt`, `Io`, `Cancelled`;
@@ -65,7 +66,7 @@ impl Store {
         options: &ExtractOptions,
         observer: &dyn Observer,
     ) -> Result<ExtractReport> {
-        tree_directory(self, &self.tree(layers)?, dest, options, observer)
+        tree_directory(self, &self.tree_watched(layers, observer)?, dest, options, observer)
     }
 }
 
@@ -89,7 +90,7 @@ pub(crate) fn layer_directories(
     options: &ExtractOptions,
     observer: &dyn Observer,
 ) -> Result<ExtractReport> {
-    extract(store, outlines(store, layers, wanted)?, options, observer)
+    extract(store, outlines_watched(store, layers, wanted, observer)?, options, observer)
 }
 
 /// What [`layer_directories`] writes, paired with where.
@@ -98,15 +99,24 @@ pub(crate) fn outlines(
     layers: &[Digest],
     wanted: &[(usize, PathBuf)],
 ) -> Result<Vec<(Outline<Content>, PathBuf)>> {
+    outlines_watched(store, layers, wanted, &())
+}
+
+fn outlines_watched(
+    store: &Store,
+    layers: &[Digest],
+    wanted: &[(usize, PathBuf)],
+    observer: &dyn Observer,
+) -> Result<Vec<(Outline<Content>, PathBuf)>> {
     let mut tree = Tree::new();
     let mut outlines = Vec::new();
     for (position, layer) in layers.iter().enumerate() {
         let changes = store.layer(layer)?.changes()?;
         let named = |e: Error| e.subject(format!("layer {layer}"));
         match wanted.iter().find(|(at, _)| *at == position) {
-            None => tree = tree.apply(changes).map_err(named)?,
+            None => tree = tree.apply(changes, observer).map_err(named)?,
             Some((_, dest)) => {
-                let (applied, outline) = tree.apply_outlined(changes).map_err(named)?;
+                let (applied, outline) = tree.apply_outlined(changes, observer).map_err(named)?;
                 tree = applied;
                 outlines.push((outline, dest.clone()));
             }
@@ -199,8 +209,8 @@ struct Fresh(Vec<Undo>);
 enum Undo {
     /// It was made here.
     Remove(PathBuf),
-    /// It was there, and empty.
-    Empty(Dir),
+    /// It was there, empty and entered by whom it said.
+    Empty(Dir, Access),
 }
 
 impl Fresh {
@@ -222,7 +232,7 @@ impl Fresh {
         }
         let undo = match made {
             true => Undo::Remove(path.clone()),
-            false => Undo::Empty(root.below(b"", true).map_err(failed)?),
+            false => Undo::Empty(root.below(b"", true).map_err(failed)?, root.access().map_err(failed)?),
         };
         self.0.push(undo);
         let given = root.seclude().map_err(failed)?;
@@ -236,7 +246,7 @@ impl Drop for Fresh {
             // Whatever error led here is told; what cannot be removed on top of it is seen by whoever looks.
             let _ = match undo {
                 Undo::Remove(path) => std::fs::remove_dir_all(path),
-                Undo::Empty(dir) => dir.empty(),
+                Undo::Empty(dir, access) => dir.empty().and_then(|()| Ok(dir.restore(access)?)),
             };
         }
     }

@@ -238,4 +238,9 @@ fn limits_hold() {
     assert_eq!(run(&Limits::default().layer_size(5511), &large), Err(ErrorKind::LimitExceeded), "at its header");
     let extension = tar(&[pax(&[("comment", "c".repeat(100))]), file("a", "")]);
     assert_eq!(run(&Limits::default().extension(100), &extension), Err(ErrorKind::LimitExceeded));
+    // 2 * (1 + 9 + 640 + 64) bytes, less the 512 that are free.
+    let described = |name| [pax(&[("SCHILY.xattr.user.name", "v".repeat(640))]), file(name, "")].concat();
+    let described = tar(&[described("a"), described("b")]);
+    assert_eq!(run(&Limits::default().attributes(916), &described), Ok(()));
+    assert_eq!(run(&Limits::default().attributes(915), &described), Err(ErrorKind::LimitExceeded));
 }
