@@ -131,7 +131,7 @@ impl Store {
         observer: &dyn Observer,
     ) -> Result<Changes> {
         let shared = lower.iter().zip(upper).take_while(|(a, b)| a == b).count();
-        let both = self.tree_watched(&lower[..shared], observer)?;
+        let both = self.tree(&lower[..shared], observer)?;
         let upper = self.tree_on(both.clone(), &upper[shared..], observer)?.map(Source::Stored);
         let lower = self.tree_on(both, &lower[shared..], observer)?.map(Source::Stored);
         Changes::between(self, &lower, upper, options, observer)
@@ -139,6 +139,6 @@ impl Store {
 
     /// The tree of layers, its contents as sources.
     pub(crate) fn source_tree(&self, layers: &[Digest], observer: &dyn Observer) -> Result<SourceTree> {
-        Ok(self.tree_watched(layers, observer)?.map(Source::Stored))
+        Ok(self.tree(layers, observer)?.map(Source::Stored))
     }
 }

@@ -43,16 +43,11 @@ impl Store {
     /// # Errors
     /// As [`root`](Self::root); `Cancelled`.
     pub fn root_watched(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Root<'_>> {
-        Ok(Root { store: self, tree: self.tree_watched(layers, observer)? })
+        Ok(Root { store: self, tree: self.tree(layers, observer)? })
     }
 
     /// The tree behind [`root`](Self::root).
-    pub(crate) fn tree(&self, layers: &[Digest]) -> Result<Tree<Content>> {
-        self.tree_watched(layers, &())
-    }
-
-    /// The tree behind [`root_watched`](Self::root_watched).
-    pub(crate) fn tree_watched(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Tree<Content>> {
+    pub(crate) fn tree(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Tree<Content>> {
         self.tree_on(Tree::new(), layers, observer)
     }
 

@@ -264,7 +264,7 @@ impl Snapshotter {
         let fs = draft.join("fs");
         let Some(driver) = &self.driver else {
             if wanted.made {
-                let tree = self.store.tree(&chain.layers)?;
+                let tree = self.store.tree(&chain.layers, observer)?;
                 let options = ExtractOptions::default();
                 extract::tree_directory(&self.store, &tree, &fs, &options, observer)?;
             } else {
@@ -364,7 +364,7 @@ impl Snapshotter {
         match row.lowers.last() {
             Some(top) => crate::sys::upper::copy_attributes(&self.store.path().join(top), &fs)?,
             None => {
-                let tree = self.store.tree(&self.absorbed_chain(row.parent, observer)?)?;
+                let tree = self.store.tree(&self.absorbed_chain(row.parent, observer)?, observer)?;
                 // What an interrupted call left.
                 let _ = fs::remove_dir_all(&fs);
                 extract::tree_directory(&self.store, &tree, &fs, &ExtractOptions::default(), observer)?;

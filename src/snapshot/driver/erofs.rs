@@ -44,12 +44,12 @@ impl Erofs {
     }
 
     /// Builds the image of `layers` and publishes it.
-    fn build(&self, layers: &[Digest], path: &Path) -> Result<()> {
+    fn build(&self, layers: &[Digest], path: &Path, observer: &dyn Observer) -> Result<()> {
         // From here on gc leaves alone what the image will refer to, and from its rename on because it does.
         let scratch = self.store.scratch()?;
         for _ in 0..TRIES {
             let before = self.store.with_index(|index| index.generation())?;
-            let bytes = image::build(&self.store, &self.store.tree(layers)?)?;
+            let bytes = image::build(&self.store, &self.store.tree(layers, observer)?)?;
             let mut draft = Draft::create(scratch.path().join("image"))?;
             draft.append(&bytes)?;
             draft.sync()?;
@@ -130,14 +130,14 @@ impl Driver for Erofs {
         }
         let path = self.store.path().join("images").join(format!("{}.erofs", chain_id.hex()));
         if !path.exists() {
-            self.build(layers, &path)?;
+            self.build(layers, &path, observer)?;
         }
         check(observer)?;
         match self.mount(&path, &target) {
             // An image is derived: a damaged one, or one whose packs changed, is made anew.
             Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
                 self.store.with_index(|index| index.write(|_| stale::retire(self.store.path(), &chain_id)))?;
-                self.build(layers, &path)?;
+                self.build(layers, &path, observer)?;
                 self.mount(&path, &target)?;
             }
             other => other?,

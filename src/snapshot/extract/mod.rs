@@ -66,7 +66,7 @@ impl Store {
         options: &ExtractOptions,
         observer: &dyn Observer,
     ) -> Result<ExtractReport> {
-        tree_directory(self, &self.tree_watched(layers, observer)?, dest, options, observer)
+        tree_directory(self, &self.tree(layers, observer)?, dest, options, observer)
     }
 }
 
