@@ -22,8 +22,21 @@ const POLL: Duration = Duration::from_millis(10);
 
 impl Lock {
     /// Waits for the lock at `path` until `patience` ends ([`ErrorKind::Busy`]) or the observer cancels.
+    ///
+    /// Who finds it taken waits with a second lock, `<path>.next`, and nobody passes one who does: else whoever lets go and
+    /// comes back at once would have it almost always.
     pub(crate) fn acquire(path: &Path, patience: Duration, observer: &dyn Observer) -> Result<Self> {
-        wait_for(path, || Self::try_acquire(path), patience, observer)
+        let mut next = path.as_os_str().to_owned();
+        next.push(".next");
+        let next = PathBuf::from(next);
+        if !next.exists()
+            && let Some(lock) = Self::try_acquire(path)?
+        {
+            return Ok(lock);
+        }
+        let begin = Instant::now();
+        let _next = wait_for(path, || Self::try_acquire(&next), begin, patience, observer)?;
+        wait_for(path, || Self::try_acquire(path), begin, patience, observer)
     }
 
     /// The lock, or `None` while somebody else has it.
@@ -81,25 +94,25 @@ impl DirLock {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(io_error("lock", dir, e)),
         };
-        wait_for(dir, taken, patience, observer)?;
+        wait_for(dir, taken, Instant::now(), patience, observer)?;
         Ok(Self { _dir: file })
     }
 }
 
-/// Tries until it succeeds, `patience` ends ([`ErrorKind::Busy`]) or the observer cancels.
+/// Tries until it succeeds, `patience` ends that began at `begin` ([`ErrorKind::Busy`]), or the observer cancels.
 fn wait_for<T>(
     path: &Path,
     mut attempt: impl FnMut() -> Result<Option<T>>,
+    begin: Instant,
     patience: Duration,
     observer: &dyn Observer,
 ) -> Result<T> {
-    let deadline = Instant::now() + patience;
     loop {
         if let Some(done) = attempt()? {
             return Ok(done);
         }
         check(observer)?;
-        if Instant::now() >= deadline {
+        if begin.elapsed() >= patience {
             let message = format!("locked by another process for more than {} s", patience.as_secs());
             return Err(Error::new(ErrorKind::Busy, message).subject(path.display()));
         }
@@ -137,6 +150,33 @@ mod tests {
         drop(held);
         assert!(!path.exists());
         drop(Lock::acquire(&path, Duration::ZERO, &()).unwrap());
+    }
+
+    /// Whoever waits has it next, however soon its holder comes back.
+    #[test]
+    fn who_lets_go_does_not_pass_who_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("l");
+        let (waits, turns) = (std::sync::atomic::AtomicBool::new(false), std::sync::atomic::AtomicU32::new(0));
+        let order = std::sync::atomic::Ordering::SeqCst;
+        std::thread::scope(|s| {
+            let held = Lock::acquire(&path, Duration::ZERO, &()).unwrap();
+            let waiter = s.spawn(|| {
+                waits.store(true, order);
+                drop(Lock::acquire(&path, Duration::from_secs(60), &()).unwrap());
+                turns.load(order)
+            });
+            while !waits.load(order) || !dir.path().join("l.next").exists() {
+                std::thread::yield_now();
+            }
+            drop(held);
+            while !waiter.is_finished() {
+                drop(Lock::acquire(&path, Duration::from_secs(60), &()).unwrap());
+                turns.fetch_add(1, order);
+            }
+            assert_eq!(waiter.join().unwrap(), 0, "passed by the one who let go");
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "no file is left");
     }
 
     #[test]
