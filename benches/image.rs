@@ -2,8 +2,8 @@
 //!
 //! `LAYERSTORE_BENCH_IMAGES=layout[:layout...] cargo bench --bench image`. The stores are made below `LAYERSTORE_BENCH_DIR`,
 //! or else the temporary directory; a RAM-backed file system measures the program and not the disk. Decompressing is
-//! done with the same libraries, on one thread, reading the same files; of zstd blobs it counts hashing the tars too. Each round does all of it in turn; medians are
-//! printed.
+//! done with the same libraries, on one thread, reading the same files; of zstd blobs it counts hashing the tars too. Each round
+//! does all of it in turn; medians are printed.
 
 mod support;
 

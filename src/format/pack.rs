@@ -12,6 +12,7 @@
 use super::bytes::Cursor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ContentId;
+use std::ops::Range;
 
 /// Unit of addresses: chunks start and packs begin and end at multiples of it (the EROFS block size).
 pub(crate) const BLOCK: u64 = 4096;
@@ -92,6 +93,11 @@ impl Location {
             Codec::Raw => start,
             Codec::Lz4 | Codec::Zstd => start + self.blocks() * BLOCK - u64::from(self.stored_len),
         }
+    }
+
+    /// The blocks it takes, in units of [`BLOCK`].
+    pub(crate) fn range(&self) -> Range<u64> {
+        u64::from(self.block)..u64::from(self.block) + self.blocks()
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -276,11 +282,11 @@ pub(crate) fn decode_table(bytes: &[u8], footer: &Footer) -> Result<Vec<TableChu
     footer.check_table(&blake3::hash(bytes))?;
     let (rows, rest) = bytes.split_at(footer.chunks as usize * ROW_LEN);
     let (members, sums) = rest.split_at(footer.members as usize * MEMBER_LEN);
-    let (mut rows, mut rest, mut sums) = (Cursor::new(rows), Cursor::new(members), Cursor::new(sums));
+    let (mut rows, mut members, mut sums) = (Cursor::new(rows), Cursor::new(members), Cursor::new(sums));
     let mut out = Vec::with_capacity(footer.chunks as usize);
     let mut free = footer.base + BLOCK;
     while !rows.is_empty() {
-        let mut chunk = decode_row(&mut rows, &mut rest)?;
+        let mut chunk = decode_row(&mut rows, &mut members)?;
         if footer.version == WITH_SUMS {
             chunk.sum = Some(sums.u32()?);
         }
@@ -291,7 +297,7 @@ pub(crate) fn decode_table(bytes: &[u8], footer: &Footer) -> Result<Vec<TableChu
         free = chunk.location.end();
         out.push(chunk);
     }
-    if rest.is_empty() { Ok(out) } else { Err(Error::corrupt("pack table has members of no chunk")) }
+    if members.is_empty() { Ok(out) } else { Err(Error::corrupt("pack table has members of no chunk")) }
 }
 
 fn decode_row(rows: &mut Cursor<'_>, members: &mut Cursor<'_>) -> Result<TableChunk> {

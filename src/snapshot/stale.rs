@@ -1,9 +1,9 @@
 //! Metadata images that show what must not be shown again.
 //!
 //! An image says at which addresses chunks are. Once a chunk has left its address because it was damaged there, or the
-//! image itself was damaged, it must serve no new mount; but those that have it go on reading it, and gc must leave alone what they read. So it loses
-//! its name: `images/<chain_id>.erofs` becomes `images/<chain_id>.<n>.stale`, and goes when nobody has it open any more.
-//! The next mount of the chain makes a new one.
+//! image itself was damaged, it must serve no new mount; but those that have it go on reading it, and gc must leave alone
+//! what they read. So it loses its name: `images/<chain_id>.erofs` becomes `images/<chain_id>.<n>.stale`, and goes when
+//! nobody has it open any more. The next mount of the chain makes a new one.
 
 use crate::digest::Digest;
 use crate::error::Result;

@@ -136,7 +136,8 @@ impl Store {
         if !reserved.is_empty() {
             // If its commit failed half-way, the journal may have it still, and a power cut would bring it back: writing
             // over that comes first. What it is found to have committed by then stays.
-            reserved = self.with_index(|index| index.write(|change| change.reservations_now(session)))?;
+            self.with_index(|index| index.write(|change| change.next_generation()))?;
+            reserved = self.with_index(|index| index.reservations(session))?;
         }
         for base in &reserved {
             let path = self.pack_path(*base);

@@ -363,13 +363,19 @@ mod tests {
         assert!(std::fs::symlink_metadata(at.join("link")).unwrap().is_dir());
     }
 
-    /// As of a directory that somebody else had shared with a user.
-    #[test]
-    fn access_comes_back_as_it_was() {
+    /// A directory of this mode, and what it is in.
+    fn with_mode(mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("d");
         std::fs::create_dir(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o2750)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (scratch, path)
+    }
+
+    /// As of a directory that somebody else had shared with a user.
+    #[test]
+    fn access_comes_back_as_it_was() {
+        let (_scratch, path) = with_mode(0o2750);
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(5), Some(6)).unwrap();
         }
@@ -395,10 +401,7 @@ mod tests {
 
     #[test]
     fn a_secluded_directory_passes_nothing_on() {
-        let scratch = tempfile::tempdir().unwrap();
-        let path = scratch.path().join("d");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o2777)).unwrap();
+        let (_scratch, path) = with_mode(0o2777);
         let dir = Dir::open(&path).unwrap();
         let owner = dir.seclude().unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o700);

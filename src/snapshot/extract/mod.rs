@@ -90,19 +90,11 @@ pub(crate) fn layer_directories(
     options: &ExtractOptions,
     observer: &dyn Observer,
 ) -> Result<ExtractReport> {
-    extract(store, outlines_watched(store, layers, wanted, observer)?, options, observer)
+    extract(store, outlines(store, layers, wanted, observer)?, options, observer)
 }
 
 /// What [`layer_directories`] writes, paired with where.
 pub(crate) fn outlines(
-    store: &Store,
-    layers: &[Digest],
-    wanted: &[(usize, PathBuf)],
-) -> Result<Vec<(Outline<Content>, PathBuf)>> {
-    outlines_watched(store, layers, wanted, &())
-}
-
-fn outlines_watched(
     store: &Store,
     layers: &[Digest],
     wanted: &[(usize, PathBuf)],

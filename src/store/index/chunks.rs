@@ -1,6 +1,6 @@
 //! Where chunks and small files lie, and which addresses belong to which pack.
 
-use super::{Change, Index, MemberPlace, all, db_error};
+use super::{Change, Index, MemberPlace, db_error};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{ADDRESS_LIMIT, BLOCK, Codec, Location, TableChunk};
 use crate::id::ContentId;
@@ -116,13 +116,6 @@ impl Change<'_> {
             1 => Ok(()),
             _ => Err(Error::new(ErrorKind::FailedPrecondition, "the addresses of a new pack are reserved no more")),
         }
-    }
-
-    /// As [`Index::reservations`], with something written to the journal.
-    pub(crate) fn reservations_now(&self, session: &str) -> Result<Vec<u64>> {
-        self.next_generation()?;
-        let sql = "SELECT base FROM packs WHERE session = ?1";
-        all(&self.tx, sql, [session], |r| r.get::<_, i64>(0).map(|base| base as u64))
     }
 
     /// Gives back the addresses a session reserved for packs it did not seal.

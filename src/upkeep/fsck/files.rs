@@ -5,6 +5,7 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::erofs::read::Image;
 use crate::id::ContentId;
+use crate::layer::Layer;
 use crate::observe::check;
 use crate::store::{Index, chunk_refs};
 use crate::sys::publish::io_error;
@@ -47,10 +48,10 @@ impl Check<'_> {
     /// A record whose sums are right: whether the database says the same, in full whether it can be decoded, and whether
     /// its tar comes back if that is asked for.
     pub(super) fn record(&self, layer: &Digest) -> Result<()> {
-        if self.options.tars {
-            self.tar(layer)?;
-        }
         let layer = self.store.layer(layer)?;
+        if self.options.tars {
+            self.tar(&layer)?;
+        }
         if self.options.full {
             let mut entries = 0u64;
             for entry in layer.entries()? {
@@ -70,16 +71,17 @@ impl Check<'_> {
     }
 
     /// The tar of a layer of which no chunk is known to be damaged.
-    fn tar(&self, layer: &Digest) -> Result<()> {
-        let (path, mut hurt) = (self.store.record_path(layer), false);
+    fn tar(&self, layer: &Layer<'_>) -> Result<()> {
+        let diff_id = layer.diff_id();
+        let (path, mut hurt) = (self.store.record_path(&diff_id), false);
         let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
-        chunk_refs(&file, layer, |id| {
+        chunk_refs(&file, &diff_id, |id| {
             hurt |= self.hurt.contains_key(&id);
             Ok(())
         })?;
         match hurt {
             true => Ok(()),
-            false => self.store.layer(layer)?.export(&mut io::sink(), self.options.threads, self.observer).map(drop),
+            false => layer.export(&mut io::sink(), self.options.threads, self.observer).map(drop),
         }
     }
 

@@ -75,7 +75,9 @@ impl Check<'_> {
                 continue;
             }
             // Records that cannot be read are told already.
-            let Ok(outlines) = uncancelled(extract::outlines(self.store, layers, &wanted))? else { continue };
+            let Ok(outlines) = uncancelled(extract::outlines(self.store, layers, &wanted, self.observer))? else {
+                continue;
+            };
             for ((outline, dir), (at, _)) in outlines.iter().zip(&wanted) {
                 let Some(id) = identity(dir) else { continue };
                 self.report.counts.trees += 1;

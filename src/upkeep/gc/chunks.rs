@@ -81,9 +81,7 @@ pub(super) fn bury(store: &Store, observer: &dyn Observer) -> Result<u64> {
         let Some(end) = rows.last() else { break };
         at = end.chunk.n;
         for row in rows {
-            let location = row.chunk.location;
-            let blocks = u64::from(location.block)..u64::from(location.block) + location.blocks();
-            match row.generation <= last && !overlaps(&protected, &blocks) {
+            match row.generation <= last && !overlaps(&protected, &row.chunk.location.range()) {
                 true => ready.push(row.chunk.n),
                 false => waiting += 1,
             }

@@ -52,7 +52,6 @@ impl<'s, 'p> Removal<'s, 'p> {
 
     /// Step 2: files and directories that nothing names.
     pub(super) fn files(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
-        let removed_before = report.removed.len();
         for batch in self.plan.garbage.chunks(BATCH) {
             check(observer)?;
             let moved = |change: &Change<'_>| {
@@ -68,7 +67,7 @@ impl<'s, 'p> Removal<'s, 'p> {
             report.removed.extend(self.store.with_index(|index| index.write(moved))?);
         }
         // An image whose name came back after a power cut would show places that were given back.
-        match report.removed[removed_before..].iter().any(|garbage| garbage.kind == GarbageKind::Image) {
+        match report.removed.iter().any(|garbage| garbage.kind == GarbageKind::Image) {
             true => sync_dir(&self.store.path().join("images")),
             false => Ok(()),
         }

@@ -246,11 +246,7 @@ impl Tables<'_> {
     /// `Corrupt` if not, or if a table is damaged.
     fn agree_that_free(&mut self, pack: Pack, free: Option<&[Range<u64>]>) -> Result<()> {
         let table = self.store.pack_table(pack.base, pack.base + pack.blocks * BLOCK)?;
-        let goes = |chunk: &&TableChunk| {
-            let first = u64::from(chunk.location.block);
-            let blocks = first..first + chunk.location.blocks();
-            free.is_none_or(|free| overlaps(free, &blocks))
-        };
+        let goes = |chunk: &&TableChunk| free.is_none_or(|free| overlaps(free, &chunk.location.range()));
         for chunk in table.iter().filter(goes) {
             let now = self.store.with_index(|index| index.chunk(&chunk.id))?;
             if let Some(now) = now

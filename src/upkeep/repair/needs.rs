@@ -57,19 +57,19 @@ impl Needs {
                 }
             }
             for chunk in told {
-                let location = index.chunk(&chunk).ok().flatten();
-                let place = location.map(|l| u64::from(l.block)..u64::from(l.block) + l.blocks());
+                let Some(location) = index.chunk(&chunk).ok().flatten() else {
+                    needs.chunks.insert(chunk);
+                    continue;
+                };
+                let place = location.range();
                 // One that a damaged pack has is dealt with.
-                if place
-                    .as_ref()
-                    .is_some_and(|place| needs.packs.iter().any(|p| blocks(p.0, p.1).contains(&place.start)))
-                {
+                if needs.packs.iter().any(|&(base, len)| blocks(base, len).contains(&place.start)) {
                     continue;
                 }
-                needs.blocks.extend(place);
-                let row = location.map(|location| ChunkRow { n: 0, id: chunk, location, sum: None });
-                match row.and_then(|row| Some((row, sound_place(store, &packs, &row, &mut reader)?))) {
-                    Some((row, path)) => needs.rescue.push((path, vec![row])),
+                needs.blocks.push(place);
+                let row = ChunkRow { n: 0, id: chunk, location, sum: None };
+                match sound_place(store, &packs, &row, &mut reader) {
+                    Some(path) => needs.rescue.push((path, vec![row])),
                     None => drop(needs.chunks.insert(chunk)),
                 }
             }

@@ -21,9 +21,9 @@ pub(crate) fn run(context: &Context, args: &Fsck) -> Result<ExitCode, Failure> {
     let counts = &report.counts;
     if context.json() {
         context.out().json(&json!({
-            "findings": report.findings.len(), "full": args.full, "tars": args.tars, "packs": counts.packs, "chunks": counts.chunks,
-            "read": counts.read, "bytes": counts.bytes, "layers": counts.layers, "blobs": counts.blobs,
-            "images": counts.images, "trees": counts.trees, "snapshots": counts.snapshots,
+            "findings": report.findings.len(), "full": args.full, "tars": args.tars, "packs": counts.packs,
+            "chunks": counts.chunks, "read": counts.read, "bytes": counts.bytes, "layers": counts.layers,
+            "blobs": counts.blobs, "images": counts.images, "trees": counts.trees, "snapshots": counts.snapshots,
         }))?;
     } else if !context.quiet() {
         let (found, read) = (report.findings.len(), size(counts.bytes));

@@ -64,8 +64,8 @@ fn an_image_is_mounted_changed_and_committed() {
     assert_eq!(find("app:erofs"), find("app:overlay"));
 }
 
-/// An archive `image.tar` of `shell:1`: a shell, some text and `proc`, if it is to be a link. `env` is JSON in which
-/// PLACE is the place. `None` where there is no shell to take.
+/// An image `shell:1`: a shell, some text and `proc`, if it is to be a link. `env` is JSON in which PLACE is the place.
+/// `None` where there is no shell to take.
 fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
     let Ok(shell) = fs::read("/bin/busybox") else {
         println!("skipped: {name}: needs busybox-static");
@@ -81,15 +81,11 @@ fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
         tar.append_link(&mut header(tar::EntryType::Symlink, 0o777), "proc", target).expect("appended");
     }
     let tar = tar.into_inner().expect("a tar");
-    fs::create_dir(place.path("image")).expect("made");
-    fs::write(place.path("image/layer.tar"), &tar).expect("written");
-    let manifest = r#"[{"Config":"c.json","RepoTags":["shell:1"],"Layers":["layer.tar"]}]"#;
-    fs::write(place.path("image/manifest.json"), manifest).expect("written");
-    let config = r#"{"architecture":"amd64","os":"linux","config":{"Env":ENV,"Cmd":["sh","-c","echo $GREETING"]},
-        "history":null,"rootfs":{"type":"layers","diff_ids":["DIFF"]}}"#;
-    let id = place.json(&["import", "image/layer.tar"])[0]["layer"]["diff_id"].as_str().expect("an id").to_owned();
+    let id = place.import_layer(&tar);
     let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
-    fs::write(place.path("image/c.json"), config.replace("DIFF", &id).replace("ENV", &env)).expect("written");
+    let run = format!(r#","config":{{"Env":{env},"Cmd":["sh","-c","echo $GREETING"]}}"#);
+    let more = format!(r#","architecture":"amd64","history":null{run}"#);
+    with_config(&place, "shell:1", &tar, &id, &more);
     Some(place)
 }
 
@@ -101,8 +97,6 @@ fn a_command_runs_in_an_image() {
         &place,
         name,
         r#"
-        tar -C image -cf image.tar manifest.json c.json layer.tar
-        $L import image.tar
         test "$($L run shell:1)" = "from the image"
         test "$($L run shell:1 -- sh -c 'read line < /etc/motd; echo $line')" = hello
         if $L run shell:1 -- sh -c 'exit 7'; then exit 1; else test $? = 7; fi
@@ -130,8 +124,6 @@ fn an_image_decides_nothing_on_the_host() {
 touch "%s"
 ' "$PWD/taken" > bin/$program; chmod +x bin/$program
         done
-        tar -C image -cf image.tar manifest.json c.json layer.tar
-        $L import image.tar
         out=$(SECRET=1 $L run shell:1 2>&1); test "$out" = hi
         test ! -e taken
         test -z "$(SECRET=1 $L run shell:1 -- sh -c 'echo $SECRET')"
@@ -147,8 +139,6 @@ fn proc_is_mounted_on_a_directory_alone() {
         &place,
         name,
         r#"
-        tar -C image -cf image.tar manifest.json c.json layer.tar
-        $L import image.tar
         if $L run shell:1 -- sh -c true; then exit 1; else test $? = 125; fi
     "#,
     );
@@ -188,7 +178,7 @@ fn umount_ends_the_stores_mounts_alone() {
     );
 }
 
-/// An image of the files' layer with more in its configuration.
+/// An image of one layer, with more in its configuration.
 fn with_config(place: &Place, name: &str, layer: &[u8], diff_id: &str, more: &str) {
     let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}"]}}{more}}}"#);
     let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);

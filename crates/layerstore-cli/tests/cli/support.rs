@@ -59,7 +59,12 @@ impl Place {
 
     /// Imports the small layer; its diff_id without the algorithm.
     pub(crate) fn with_layer(&self) -> String {
-        std::fs::write(self.path("layer.tar"), small()).expect("written");
+        self.import_layer(&small())
+    }
+
+    /// Imports a layer, as `layer.tar`; the digits of its diff_id.
+    pub(crate) fn import_layer(&self, tar: &[u8]) -> String {
+        std::fs::write(self.path("layer.tar"), tar).expect("written");
         let import = self.json(&["import", "layer.tar"]);
         let id = import[0]["layer"]["diff_id"].as_str().expect("a digest");
         id.trim_start_matches("sha256:").to_owned()
