@@ -46,6 +46,21 @@ mod tests {
     }
 
     #[test]
+    fn every_target_has_seeds_and_a_corpus_directory_in_git() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+        let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+        let guide = std::fs::read_to_string(fuzz.join("../CONTRIBUTING.md")).unwrap();
+        for found in std::fs::read_dir(fuzz.join("fuzz_targets")).unwrap() {
+            let path = found.unwrap().path();
+            let target = path.file_stem().unwrap().to_str().unwrap();
+            assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is not in fuzz/Cargo.toml");
+            assert!(guide.contains(&format!("`{target}`")), "{target} is not in CONTRIBUTING.md");
+            assert!(std::fs::read_dir(fuzz.join("seeds").join(target)).unwrap().next().is_some(), "{target}: no seeds");
+            assert!(fuzz.join("corpus").join(target).join(".gitkeep").exists(), "{target}: no corpus directory");
+        }
+    }
+
+    #[test]
     fn seeds_are_what_they_seem() {
         // A seed that nothing is compared of would prove nothing.
         let image = |name: &str| {
