@@ -76,14 +76,20 @@ pub enum Advice {
     OtherName,
     /// The input is damaged or incomplete: get it again from where it came.
     GetAgain,
-    /// The input was written by a program that did it wrong, or in a form that is no longer in use.
-    WriteAgain,
+    /// The input is of a form that is no longer in use: newer versions of what wrote it write another.
+    OldForm,
     /// Layers are taken plain, or compressed with gzip or zstd.
     OtherCompression,
     /// Another driver can do it.
     OtherDriver,
     /// What the store has can be listed.
     List,
+    /// This directory cannot be a store, or not this user's.
+    OtherStore,
+    /// A version of this library is needed that knows the format.
+    OtherVersion,
+    /// Somebody else holds what is needed, for a while.
+    TryAgain,
 }
 
 /// Why an operation failed: one word wide, opaque, matched by [`kind`](Error::kind).

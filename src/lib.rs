@@ -88,7 +88,7 @@ pub use image::export::{ExportOptions, ExportTarget, ImageExport};
 pub use image::import::ImageImport;
 pub use image::layout::{IndexEntry, LayoutWriter};
 pub use image::manifest::{LayerBlob, manifest_for};
-pub use image::names::DigestPrefix;
+pub use image::names::{DigestPrefix, check as check_image_name};
 pub use image::plan::{Candidate, ImagePlan, PlannedLayer, RawManifest, Selector};
 pub use image::platform::Platform;
 pub use image::source::{Detected, ImageSource, detect};

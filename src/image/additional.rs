@@ -15,7 +15,7 @@ use super::export::original_blobs;
 use super::manifest::LayerBlob;
 use crate::codec::media::Compression;
 use crate::digest::{Digest, OciDigest, OciHasher};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::{Observer, check};
 use crate::snapshot::{DriverKind, Labels, SnapshotKind, Snapshotter, SnapshotterOptions};
 use crate::store::{ImageInfo, Store, chain_ids};
@@ -160,6 +160,7 @@ impl AdditionalLayers {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b);
         if !reference.bytes().all(fits) || !reference.contains('/') {
             let e = Error::invalid("not a reference that an image is pulled by").subject(reference);
+            let e = e.advise(Advice::OtherName);
             return Err(e.expected("one in full, as docker.io/library/app:1"));
         }
         Ok(self.dir.join(base64::encode(reference.as_bytes())))

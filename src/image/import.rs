@@ -185,12 +185,7 @@ impl Store {
 
     /// `docker save` in its old form has no manifest; this one describes the layers as plain tars, whose digests are
     /// the diff_ids.
-    fn make_manifest(
-        &self,
-        plan: &ImagePlan,
-        layers: &[Digest],
-        new: &[(LayerInfo, BlobInfo)],
-    ) -> Result<Vec<u8>> {
+    fn make_manifest(&self, plan: &ImagePlan, layers: &[Digest], new: &[(LayerInfo, BlobInfo)]) -> Result<Vec<u8>> {
         let blob = |diff_id: &Digest| {
             let size = match new.iter().find(|(info, _)| info.diff_id == *diff_id) {
                 Some((info, _)) => info.tar_size,

@@ -66,7 +66,8 @@ impl Members {
 
     /// Opens a file that must be there.
     pub(crate) fn require(&self, name: &str) -> Result<MemberReader> {
-        self.open(name)?.ok_or_else(|| Error::not_found("the image lacks a file").subject(name).advise(Advice::GetAgain))
+        self.open(name)?
+            .ok_or_else(|| Error::not_found("the image lacks a file").subject(name).advise(Advice::GetAgain))
     }
 
     /// Reads a whole file of at most `limit` bytes; `None` if there is none of that name.

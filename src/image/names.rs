@@ -77,8 +77,11 @@ pub(crate) fn looks_like_digest(name: &str) -> bool {
     }
 }
 
-/// Refuses a name that no image may have.
-pub(crate) fn check(name: &str) -> Result<()> {
+/// Refuses a name that no image may have: an empty one, one of more than 4,096 bytes, or one in the form of a digest.
+///
+/// # Errors
+/// `InvalidInput`; `LimitExceeded`.
+pub fn check(name: &str) -> Result<()> {
     if name.is_empty() {
         return Err(Error::invalid("the name of the image is empty").advise(Advice::OtherName));
     }
@@ -97,7 +100,9 @@ pub(crate) fn check(name: &str) -> Result<()> {
 /// those it has.
 pub(crate) fn check_for(name: &str, own: &[OciDigest]) -> Result<()> {
     check(name)?;
-    let Some((_, pinned)) = name.rsplit_once('@').filter(|(_, digest)| looks_like_digest(digest)) else { return Ok(()) };
+    let Some((_, pinned)) = name.rsplit_once('@').filter(|(_, digest)| looks_like_digest(digest)) else {
+        return Ok(());
+    };
     if pinned.parse().is_ok_and(|digest: OciDigest| own.contains(&digest)) {
         return Ok(());
     }

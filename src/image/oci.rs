@@ -5,9 +5,7 @@ use crate::digest::{Digest, OciDigest};
 use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::image::base64;
 use crate::image::members::Members;
-use crate::image::plan::{
-    Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, RawManifest, verify,
-};
+use crate::image::plan::{Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, RawManifest, verify};
 use crate::image::platform::Platform;
 use crate::image::spec::{
     CONTAINERD_NAME, Config, DOCKER_MANIFEST, DOCKER_REFERENCE_TYPE, Descriptor, Index, JSON_LIMIT, Manifest, REF_NAME,
@@ -113,11 +111,7 @@ impl Layout {
         Ok(ImagePlan {
             reference: candidate.reference.clone(),
             own: [descriptor.digest()?, config_digest].into_iter().chain(candidate.named).collect(),
-            manifest: Some(RawManifest {
-                digest: Digest::of(&json),
-                media_type: descriptor.media_type.clone(),
-                json,
-            }),
+            manifest: Some(RawManifest { digest: Digest::of(&json), media_type: descriptor.media_type.clone(), json }),
             config_digest: Digest::of(&config),
             config,
             layers,
@@ -139,7 +133,8 @@ fn read_config(members: &Members, descriptor: &Descriptor, manifest: &Manifest) 
     }
     // Under another media type, everything else must be an image's.
     let layers = manifest.layers.as_deref().unwrap_or_default();
-    let docker = [Some(&descriptor.media_type), manifest.media_type.as_ref()].contains(&Some(&DOCKER_MANIFEST.to_owned()));
+    let docker =
+        [Some(&descriptor.media_type), manifest.media_type.as_ref()].contains(&Some(&DOCKER_MANIFEST.to_owned()));
     let tars = !layers.is_empty() && layers.iter().all(|layer| LayerType::parse(&layer.media_type).is_some());
     if !manifest.config.may_be_image_config() || !tars || !(docker || manifest.artifact_type.is_none()) {
         return Err(artifact());

@@ -118,7 +118,7 @@ fn in_archive(members: Members) -> Result<Detected> {
 /// Its layers have no diff_ids, and its configurations are of another form.
 fn old_archive() -> Error {
     let message = "an image archive of Docker before 1.10, which has 'repositories' and no manifest.json";
-    Error::new(ErrorKind::Unsupported, message).advise(Advice::WriteAgain)
+    Error::new(ErrorKind::Unsupported, message).advise(Advice::OldForm)
 }
 
 /// What the names in a tar tell. It saves scanning, or even spooling, a layer.
@@ -239,8 +239,7 @@ fn spool(file: &File, spool_dir: &Path, limits: &Limits) -> Result<Members> {
 impl ImageSource {
     /// Reads the list of images; `None` if there is none.
     fn read(members: Members) -> Result<Option<Self>> {
-        let mut source =
-            Self { members, layout: None, archive: None, candidates: Vec::new(), passed_over: Vec::new() };
+        let mut source = Self { members, layout: None, archive: None, candidates: Vec::new(), passed_over: Vec::new() };
         let members = &source.members;
         if members.open("oci-layout")?.is_some() && members.open("index.json")?.is_some() {
             let (layout, candidates) = oci::Layout::read(members)?;

@@ -3,7 +3,7 @@
 //! Sources: OCI image-spec 1.1 (`descriptor.md`, `image-index.md`, `manifest.md`, `config.md`), Docker image-spec 1.2.
 
 use crate::digest::OciDigest;
-use crate::error::{Advice, Error, Result};
+use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
@@ -173,8 +173,7 @@ pub(crate) struct DockerImage {
 
 /// Parses a JSON document; `what` names it in the error.
 pub(crate) fn parse<'a, T: Deserialize<'a>>(what: &str, json: &'a [u8]) -> Result<T> {
-    let e = |e| Error::invalid(format!("unexpected JSON: {e}")).advise(Advice::WriteAgain).subject(what);
-    serde_json::from_slice(json).map_err(e)
+    serde_json::from_slice(json).map_err(|e| Error::invalid(format!("unexpected JSON: {e}")).subject(what))
 }
 
 /// Refuses text that is too long to be kept for every image; `field` names it in the error.

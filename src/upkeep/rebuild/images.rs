@@ -104,8 +104,8 @@ impl Rebuild<'_> {
                 continue;
             };
             let known = self.store.with_index(|index| index.layer(&diff_id))?.is_some();
-            let told = described.contains(&OciDigest::from(*digest))
-                || !known && described.contains(&self.sha512_of(path)?);
+            let told =
+                described.contains(&OciDigest::from(*digest)) || !known && described.contains(&self.sha512_of(path)?);
             if !known && !told {
                 self.found(DamageKind::Blob, path, "it is a layer's blob, and the store has no such layer");
                 continue;
