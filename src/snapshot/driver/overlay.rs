@@ -5,7 +5,7 @@
 
 use super::{Driver, DriverKind};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::snapshot::extract::{self, ExtractOptions};
 use crate::store::{Store, chain_ids};
@@ -19,6 +19,9 @@ use std::time::Duration;
 
 /// How long to wait for another process that extracts the same chain.
 const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Layers that overlayfs stacks at most (Linux `fs/overlayfs/params.h`, `OVL_MAX_STACK`).
+const MOST_LAYERS: usize = 500;
 
 pub(super) struct Overlay {
     store: Arc<Store>,
@@ -73,6 +76,11 @@ impl Driver for Overlay {
     }
 
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
+        if layers.len() > MOST_LAYERS {
+            let e = Error::new(ErrorKind::Unsupported, "overlayfs does not stack so many layers");
+            let e = e.expected(format!("at most {MOST_LAYERS}")).actual(layers.len());
+            return Err(e.advise(Advice::OtherDriver));
+        }
         let trees = self.store.path().join("trees");
         let (paths, there) = self.planned(layers)?;
         if there {
@@ -88,7 +96,11 @@ impl Driver for Overlay {
         // What cannot be set must not be missing silently below every snapshot of the chain.
         let marks = extract::Overlay { user: self.user, ..Default::default() };
         let options = ExtractOptions::default().strict(true).overlay(marks);
-        extract::layer_directories(&self.store, layers, &wanted, &options, observer)?; // and syncs
+        let made = extract::layer_directories(&self.store, layers, &wanted, &options, observer); // and syncs
+        made.map_err(|e| match e.kind() {
+            ErrorKind::FailedPrecondition => e.advise(Advice::OtherDriver),
+            _ => e,
+        })?;
         for (i, from) in &wanted {
             fs::rename(from, &paths[*i]).map_err(|e| io_error("rename into place", &paths[*i], e))?;
         }

@@ -3,7 +3,7 @@
 use super::snapshot;
 use crate::args::{MountArgs, Umount};
 use crate::context::Context;
-use crate::errors::{Failure, Hint};
+use crate::errors::{Failure, Hint, mounting};
 use crate::mounted;
 use crate::names::{self, escape, shell};
 use layerstore::{Error, ErrorKind, Labels, Mount, SnapshotInfo, SnapshotKind, Snapshotter};
@@ -34,7 +34,7 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
         if made {
             snapshots.remove(&key).and_then(|()| snapshots.cleanup().map(drop))?;
         }
-        return Err(e).hint_on(ErrorKind::Unsupported, "mounting needs root; `layerstore extract` does not");
+        return Err(mounting(e));
     }
     if context.json() {
         let (dir, driver) = (dir.display().to_string(), snapshots.driver().as_str());
@@ -55,8 +55,10 @@ fn prepare(
     dir: &Path,
     observer: &dyn layerstore::Observer,
 ) -> Result<(String, Vec<Mount>), Failure> {
-    let image = names::image(snapshots.store(), &args.what)
-        .hint_on(ErrorKind::NotFound, "`layerstore images` and `layerstore snapshot ls` list both")?;
+    let image = names::image(snapshots.store(), &args.what).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => e.hint("`layerstore images` and `layerstore snapshot ls` list both"),
+        _ => e,
+    })?;
     let parent = snapshots.commit_image(&image, observer)?;
     let key = dir.to_string_lossy().into_owned();
     let labels = Labels::from([(MOUNTED_ON.to_owned(), key.clone())]);

@@ -5,7 +5,7 @@
 use super::snapshot;
 use crate::args::{Inside, Run};
 use crate::context::Context;
-use crate::errors::{Failure, Hint};
+use crate::errors::{Failure, Hint, mounting};
 use crate::names;
 use layerstore::{Error, ErrorKind, Labels, Snapshotter};
 use rustix::mount::{MountFlags, mount};
@@ -37,13 +37,11 @@ pub(crate) fn run(context: &Context, args: &Run) -> Result<ExitCode, Failure> {
     let mounts = snapshots.prepare(&key, parent.as_deref(), &Labels::new(), &progress)?;
     progress.clear();
     let place = tempfile::tempdir().map_err(|e| Error::io("make a directory to mount on", e))?;
-    let ran = layerstore::mount_all(&mounts, place.path())
-        .hint_on(ErrorKind::Unsupported, "mounting needs root; `layerstore extract` does not")
-        .and_then(|()| {
-            let ran = inside(place.path(), &command, &config);
-            layerstore::unmount(place.path())?;
-            ran
-        });
+    let ran = layerstore::mount_all(&mounts, place.path()).map_err(mounting).and_then(|()| {
+        let ran = inside(place.path(), &command, &config);
+        layerstore::unmount(place.path())?;
+        ran
+    });
     if args.keep.is_none() || ran.is_err() {
         forget(&snapshots, &key)?;
     }
