@@ -8,7 +8,7 @@
 //! | `snapshots.rs`, `remote.rs` | the snapshots service; layers that are here already |
 //! | `diff/` | the diff service: blobs into the store, and back |
 //! | `unpacking.rs` | which layers are being unpacked |
-//! | `background.rs` | work that nobody waits for |
+//! | `background.rs`, `failures.rs` | work that nobody waits for, and what it failed at |
 //! | `metrics.rs`, `exposition.rs` | counters, and serving them |
 //! | `convert.rs`, `proto.rs` | the protocol |
 //!
@@ -20,6 +20,7 @@ mod config;
 mod convert;
 mod diff;
 mod exposition;
+mod failures;
 mod listen;
 mod metrics;
 mod proto;
