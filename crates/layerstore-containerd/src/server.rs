@@ -4,6 +4,7 @@ use crate::background::Background;
 use crate::bounds::{self, Bounds};
 use crate::config::Config;
 use crate::convert;
+use crate::diff::delegate::Delegated;
 use crate::metrics::Metrics;
 use crate::unpacking::Unpacking;
 use layerstore::{Event, Observer, Result, Snapshotter, SnapshotterOptions, Store};
@@ -20,6 +21,7 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
     pub(crate) background: Background,
     pub(crate) unpacking: Unpacking,
+    pub(crate) delegated: Delegated,
     stopping: Arc<AtomicBool>,
     /// Calls whose work is done at a time, and lists that are in memory.
     places: Arc<Semaphore>,
@@ -39,7 +41,8 @@ impl Server {
         let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
         let (places, lists) = (Semaphore::new(bounds.calls), Semaphore::new(bounds::LISTS));
         let (places, lists, stopping) = (Arc::new(places), Arc::new(lists), Arc::default());
-        Ok(Self { config, snapshots, metrics, background, unpacking, stopping, places, lists })
+        let delegated = Delegated::default();
+        Ok(Self { config, snapshots, metrics, background, unpacking, delegated, stopping, places, lists })
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -26,6 +26,11 @@ pub(crate) mod proto {
                 tonic::include_proto!("containerd.services.diff.v1");
             }
         }
+        pub mod leases {
+            pub mod v1 {
+                tonic::include_proto!("containerd.services.leases.v1");
+            }
+        }
         pub mod content {
             pub mod v1 {
                 tonic::include_proto!("containerd.services.content.v1");
@@ -34,7 +39,9 @@ pub(crate) mod proto {
     }
 }
 
-pub(crate) use proto::services::snapshots::v1 as snapshots;
+pub(crate) use crate::containerd;
+pub(crate) use proto::services::{content::v1 as content, diff::v1 as diff};
+pub(crate) use proto::services::{leases::v1 as leases, snapshots::v1 as snapshots};
 pub(crate) type Snapshots = snapshots::snapshots_client::SnapshotsClient<Channel>;
 
 /// How long anything may take.
@@ -146,4 +153,33 @@ pub(crate) fn remove(key: &str) -> snapshots::RemoveSnapshotRequest {
 
 pub(crate) fn commit(name: &str, key: &str) -> snapshots::CommitSnapshotRequest {
     snapshots::CommitSnapshotRequest { name: name.to_owned(), key: key.to_owned(), ..Default::default() }
+}
+
+/// An archive of these regular files (POSIX `ustar`).
+pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, content) in files {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        let fields: [(usize, String); 6] = [
+            (100, "0000644\0".into()),
+            (108, "0000000\0".into()),
+            (116, "0000000\0".into()),
+            (124, format!("{:011o}\0", content.len())),
+            (136, format!("{:011o}\0", 0)),
+            (257, "ustar\x0000".into()),
+        ];
+        for (at, text) in fields {
+            header[at..at + text.len()].copy_from_slice(text.as_bytes());
+        }
+        header[156] = b'0';
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        out.extend(header);
+        out.extend(*content);
+        out.resize(out.len().next_multiple_of(512), 0);
+    }
+    out.resize(out.len() + 1024, 0);
+    out
 }
