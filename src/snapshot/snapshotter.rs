@@ -4,6 +4,7 @@ use super::driver::{self, Driver, DriverKind};
 use super::extract::{self, ExtractOptions};
 use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
 use super::mount::{Mount, escape};
+use super::names::{check_key, check_labels};
 use crate::codec::chunk::Compress;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -205,9 +206,8 @@ impl Snapshotter {
 
     fn create(&self, wanted: Wanted<'_>, parent: Option<&str>, observer: &dyn Observer) -> Result<Vec<Mount>> {
         let key = wanted.key;
-        if key.is_empty() {
-            return Err(Error::invalid("a snapshot's key is empty"));
-        }
+        check_key(key)?;
+        check_labels(wanted.labels)?;
         if self.store.with_index(|index| index.snapshot((&self.namespace, key)))?.is_some() {
             return Err(taken(key));
         }

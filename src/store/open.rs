@@ -85,7 +85,8 @@ impl Store {
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
         let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
-        let _ = store.sweep().and_then(|()| store.end_leases());
+        let _ = store.sweep();
+        let _ = store.end_leases();
         reserve::fill(&store.root);
         Ok(store)
     }
