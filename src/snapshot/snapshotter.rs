@@ -10,6 +10,7 @@ use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow, Store, chain_ids};
+use crate::sys::dirs::Dir;
 use crate::sys::mount::is_mount_point;
 use crate::sys::publish::{io_error, sync_dir};
 use std::fs;
@@ -438,8 +439,10 @@ pub(super) fn committed(row: &SnapshotRow) -> Result<()> {
     Err(Error::invalid("the parent is not a committed snapshot").subject(format!("snapshot {}", row.key)))
 }
 
+/// A directory of a snapshot: what is around it, such as an access control list of the store's directory, must not
+/// become part of a layer.
 fn make(dir: &Path) -> Result<()> {
-    fs::create_dir(dir).map_err(|e| io_error("create directory", dir, e))
+    Dir::make_fresh(dir).map(drop).map_err(|e| io_error("create directory", dir, e))
 }
 
 /// The root of an empty snapshot: as every root, 0755 whatever the umask.

@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 use rustix::process::umask;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Gives the calling thread a umask of its own, 0, so that files get exactly the modes they are created with. Where a
 /// sandbox forbids that, returns the umask that stays in force. For threads this library started: a thread keeps it.
@@ -57,6 +57,27 @@ pub(crate) fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> 
         )
     };
     if done == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// Opens the user namespace that owns a namespace (ioctl_nsfs(2)). `PERM` for one that is not this process's or below it.
+pub(crate) fn owning_user_namespace(namespace: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open as long as it is borrowed, and the request takes no argument.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(last_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for this call, so that nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Who made a user namespace, as a user of this process's own (ioctl_nsfs(2)).
+pub(crate) fn user_namespace_owner(namespace: BorrowedFd<'_>) -> rustix::io::Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: the descriptor is open as long as it is borrowed, and the kernel writes one uid_t, to where one is.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) } {
+        0 => Ok(uid),
+        _ => Err(last_error()),
+    }
 }
 
 fn last_error() -> Errno {

@@ -5,7 +5,6 @@ mod commands;
 mod context;
 mod errors;
 mod interrupt;
-mod mounted;
 mod names;
 mod output;
 mod progress;

@@ -55,6 +55,9 @@ pub(crate) enum SnapshotCommand {
         /// Their keys
         #[arg(required = true)]
         keys: Vec<String>,
+        /// Remove them even if they are mounted; what was written to them is lost when they are unmounted
+        #[arg(long)]
+        force: bool,
     },
     /// List snapshots
     #[command(after_help = "EXAMPLES:\n  layerstore snapshot ls --filter kind==active")]
@@ -117,13 +120,17 @@ pub(crate) struct MountArgs {
 
 /// Unmount what `layerstore mount` mounted
 ///
-/// The snapshot of a writable mount stays, to be committed or removed; that of a read-only mount goes.
+/// The snapshot of a writable mount stays, to be committed or removed; that of a read-only mount goes. With --all nothing
+/// of the store stays mounted, so that its directory can be moved or removed.
 #[derive(Args)]
-#[command(after_help = "EXAMPLES:\n  layerstore umount /mnt")]
+#[command(after_help = "EXAMPLES:\n  layerstore umount /mnt\n  layerstore umount --all")]
 pub(crate) struct Umount {
     /// Where it is mounted
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) dir: PathBuf,
+    #[arg(value_hint = ValueHint::DirPath, required_unless_present = "all")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Unmount all that is mounted from the store, what snapshots share in the store's own directory included
+    #[arg(long, conflicts_with = "dir")]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) common: Snapshots,
 }
