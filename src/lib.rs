@@ -77,7 +77,7 @@ pub use codec::chunk::Compress;
 pub use codec::media::Compression;
 pub use codec::writer::BlobWriter;
 pub use digest::{Digest, Hasher};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, is_unprintable, printable};
 pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
 pub use format::item::Extent;
 pub use format::params::Chunking;

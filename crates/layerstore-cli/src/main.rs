@@ -80,7 +80,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|end| text.find(end)).min();
         let words = text[..end.unwrap_or(text.len())].trim_start_matches("error: ").split_whitespace();
         let message = words.collect::<Vec<_>>().join(" ");
-        eprintln!("{}", serde_json::json!({ "error": message, "kind": "usage", "exit_code": USAGE }));
+        let json = serde_json::json!({ "error": message, "kind": "usage", "exit_code": USAGE });
+        eprintln!("{}", output::to_json(&json));
     } else {
         // Only fails when nobody reads.
         let _ = error.print();
