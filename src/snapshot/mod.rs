@@ -50,5 +50,5 @@ pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
-pub use mount::{Mount, mount_all, unmount};
+pub use mount::{Mount, MountPoint, can_mount, mount_all, unmount};
 pub use snapshotter::{Snapshotter, SnapshotterOptions};

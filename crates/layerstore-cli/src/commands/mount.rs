@@ -6,17 +6,20 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::mounted;
 use crate::names::{self, escape, shell};
-use layerstore::{Error, ErrorKind, Labels, Mount, SnapshotInfo, SnapshotKind, Snapshotter};
+use layerstore::{Error, ErrorKind, Labels, Mount, MountPoint, SnapshotInfo, SnapshotKind, Snapshotter};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Label of snapshots that `mount` made: where they are mounted.
 const MOUNTED_ON: &str = "layerstore.mounted-on";
 
 pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
+    can_mount()?;
     let snapshots = snapshot::open(context, &args.common)?;
-    let dir = absolute(&args.dir)?;
+    // From here on this very directory is meant, whatever gets its name while the snapshot is made ready.
+    let point = absolute(&args.dir)?;
+    let dir = point.path().to_owned();
     let progress = context.progress(None);
     let (key, made, mounts) = match snapshots.mounts(&args.what, &progress) {
         Ok(mounts) if !args.rw => (args.what.clone(), false, mounts),
@@ -30,11 +33,11 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
         Err(e) => return Err(e.into()),
     };
     progress.clear();
-    if let Err(e) = layerstore::mount_all(&mounts, &dir) {
+    if let Err(e) = point.mount_all(&mounts) {
         if made {
             snapshots.remove(&key).and_then(|()| snapshots.cleanup().map(drop))?;
         }
-        return Err(e).hint_on(ErrorKind::Unsupported, "mounting needs root; `layerstore extract` does not");
+        return Err(e.into());
     }
     if context.json() {
         let (dir, driver) = (dir.display().to_string(), snapshots.driver().as_str());
@@ -75,7 +78,9 @@ fn prepare(
 
 pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
     let snapshots = snapshot::open(context, &args.common)?;
-    let dir = absolute(&args.dir)?;
+    // What is looked for in the mount table is what is unmounted, whatever gets its name meanwhile.
+    let point = absolute(&args.dir)?;
+    let dir = point.path().to_owned();
     if !mounted::from_store(snapshots.store().path()).iter().any(|found| found.dir == dir) {
         let e = Error::not_found("nothing of this store is mounted here").subject(dir.display());
         return Err(e).hint("--store DIR names another store; umount(8) ends mounts that layerstore did not make");
@@ -86,7 +91,7 @@ pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
         Err(e) if e.kind() == ErrorKind::NotFound => None,
         Err(e) => return Err(e.into()),
     };
-    layerstore::unmount(&dir).hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
+    point.unmount().hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
     let goes = |info: &SnapshotInfo| info.kind == SnapshotKind::View && info.labels.contains_key(MOUNTED_ON);
     if own.as_ref().is_some_and(goes) {
         snapshots.remove(&key)?;
@@ -104,7 +109,14 @@ pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
     Ok(())
 }
 
-fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
-    let found = dir.canonicalize().map_err(|e| Error::io("cannot find the directory", e).subject(dir.display()));
-    found.hint("the directory to mount on must exist")
+fn absolute(dir: &Path) -> Result<MountPoint, Failure> {
+    MountPoint::open(dir).hint_on(ErrorKind::NotFound, "the directory to mount on must exist")
+}
+
+/// Asked before anything is made ready: a snapshot of the copy driver takes as long as an extraction.
+pub(super) fn can_mount() -> Result<(), Failure> {
+    layerstore::can_mount().hint(
+        "mounting needs root, or a user namespace of its own (`unshare -rm`, `podman unshare`); \
+         `layerstore extract` needs neither",
+    )
 }
