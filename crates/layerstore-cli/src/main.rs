@@ -10,15 +10,15 @@ mod names;
 mod output;
 mod progress;
 
-use args::{Cli, Command, Inside};
+use args::{Cli, Command};
 use clap::Parser;
 use context::Context;
 use errors::{Failure, USAGE};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|first| first == Inside::NAME) {
-        return commands::run::enter(&Inside::parse_from(std::env::args_os().skip(1)));
+    if let Some(code) = commands::run::stage(std::env::args_os().skip(1)) {
+        return code;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

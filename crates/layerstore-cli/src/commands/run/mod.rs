@@ -1,29 +1,62 @@
-//! `layerstore run`: a chroot in private namespaces, by util-linux's `unshare` and this program once more.
+//! `layerstore run`: a command in an image, in namespaces of its own.
 //!
-//! What the image says, its environment above all, is for the command alone: on the host it decides nothing.
+//! | file | what |
+//! | --- | --- |
+//! | `mod.rs` | on the host: the snapshot, and what its end leaves |
+//! | `supervisor.rs` | the second process: makes the namespaces, mounts the image in them, waits |
+//! | `inside.rs` | the third process, which becomes the command: root, /proc, /dev, user, capabilities |
+//! | `user.rs`, `capabilities.rs` | whom it runs as, and what it may do |
+//! | `plan.rs` | what the processes tell each other |
+//! | `leftover.rs` | snapshots of runs that were killed |
+//!
+//! What the image says, its environment above all, is for the command alone: on the host it decides nothing. The image is
+//! mounted in the command's own mount namespace, which nobody else can enter, and which goes when the command ends.
 
-use super::snapshot;
-use crate::args::{Inside, Run};
+pub(crate) mod capabilities;
+mod inside;
+mod leftover;
+mod plan;
+mod supervisor;
+mod user;
+
+use super::{mount, snapshot};
+use crate::args::Run;
 use crate::context::Context;
-use crate::errors::{Failure, Hint};
+use crate::errors::Failure;
 use crate::names;
 use layerstore::{Error, ErrorKind, Labels, Snapshotter};
-use rustix::mount::{MountFlags, mount};
+use plan::Plan;
 use serde_json::Value;
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, ErrorKind as IoKind};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
 
-/// Where the host's `unshare` is looked for.
-const HOST_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where commands are looked for in an image that does not say.
 const IMAGE_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// First arguments of the other two processes; no commands for users.
+const SUPERVISOR: &str = "run-supervisor";
+const INSIDE: &str = "run-inside";
+/// As chroot(1) and Docker tell that the command was not even tried.
+const NOT_RUN: u8 = 125;
+
+/// Whether this process is the second or the third one of a run; its exit code then.
+pub(crate) fn stage(mut args: impl Iterator<Item = OsString>) -> Option<ExitCode> {
+    let (first, path) = (args.next()?, args.next()?);
+    let stage = match first.to_str()? {
+        SUPERVISOR => supervisor::supervise,
+        INSIDE => inside::become_command,
+        _ => return None,
+    };
+    Some(stage(Path::new(&path)).unwrap_or_else(|failure: (Failure, u8)| {
+        let _ = failure.0.report(false);
+        ExitCode::from(failure.1)
+    }))
+}
 
 /// The exit code is the command's.
 pub(crate) fn run(context: &Context, args: &Run) -> Result<ExitCode, Failure> {
+    mount::can_mount()?;
     let snapshots = snapshot::open(context, &args.common)?;
     let image = names::image(snapshots.store(), &args.what)?;
     let config: Value = serde_json::from_slice(&snapshots.store().image_config(&image)?).unwrap_or_default();
@@ -31,23 +64,34 @@ pub(crate) fn run(context: &Context, args: &Run) -> Result<ExitCode, Failure> {
         true => own_command(&config)?,
         false => args.command.clone(),
     };
+    leftover::remove(&snapshots)?;
     let progress = context.progress(None);
     let parent = snapshots.commit_image(&image, &progress)?;
-    let key = args.keep.clone().unwrap_or_else(|| format!("run-{}", std::process::id()));
-    let mounts = snapshots.prepare(&key, parent.as_deref(), &Labels::new(), &progress)?;
+    let (key, labels) = match &args.keep {
+        Some(key) => (key.clone(), Labels::new()),
+        None => leftover::name(),
+    };
+    let mounts = snapshots.prepare(&key, parent.as_deref(), &labels, &progress)?;
     progress.clear();
-    let place = tempfile::tempdir().map_err(|e| Error::io("make a directory to mount on", e))?;
-    let ran = layerstore::mount_all(&mounts, place.path())
-        .hint_on(ErrorKind::Unsupported, "mounting needs root; `layerstore extract` does not")
-        .and_then(|()| {
-            let ran = inside(place.path(), &command, &config);
-            layerstore::unmount(place.path())?;
-            ran
-        });
+    let ran = start(&Plan {
+        parent: std::process::id(),
+        place: snapshots.store().path().join("tmp"),
+        mounts: mounts.into_iter().map(Into::into).collect(),
+        command,
+        env: environment(&config),
+        user: args.user.clone().unwrap_or_else(|| config["config"]["User"].as_str().unwrap_or_default().to_owned()),
+        directory: config["config"]["WorkingDir"].as_str().unwrap_or_default().to_owned(),
+        capabilities: match args.privileged {
+            true => capabilities::ALL,
+            false => args.cap_add.iter().fold(capabilities::DEFAULT.bits(), |all, more| all | more),
+        },
+        no_new_privileges: args.no_new_privileges,
+        privileged: args.privileged,
+    });
     if args.keep.is_none() || ran.is_err() {
         forget(&snapshots, &key)?;
     }
-    ran
+    Ok(ExitCode::from(ran?))
 }
 
 fn forget(snapshots: &Snapshotter, key: &str) -> Result<(), Failure> {
@@ -56,54 +100,27 @@ fn forget(snapshots: &Snapshotter, key: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs [`enter`] in new namespaces, with nothing of the image in its environment.
-fn inside(root: &Path, command: &[OsString], config: &Value) -> Result<ExitCode, Failure> {
-    let program = std::env::current_exe().map_err(|e| Error::io("cannot find this program", e))?;
-    let mut unshare = Command::new("unshare");
-    unshare.env_clear().env("PATH", HOST_PATH);
-    unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--"]).arg(program).arg(Inside::NAME).arg(root);
+/// Runs the second process, with nothing of this one's environment and nothing of the image in it.
+fn start(plan: &Plan) -> Result<u8, Failure> {
+    let shared = plan.share()?;
+    // This very program, also when another has been installed in its place since.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("layerstore").arg(SUPERVISOR).arg(Plan::path(&shared)).env_clear().current_dir("/");
+    let status = command.status().map_err(|e| Error::io("cannot run this program once more", e))?;
+    Ok(exit_code(status))
+}
+
+/// As a shell tells of a signal.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
+
+/// The command's environment: the image's, and the kind of terminal.
+fn environment(config: &Value) -> Vec<String> {
     let terminal = std::env::var("TERM").map(|term| format!("TERM={term}"));
     let own = strings(&config["config"]["Env"]).into_iter().map(str::to_owned);
-    for variable in terminal.into_iter().chain([IMAGE_PATH.to_owned()]).chain(own) {
-        unshare.arg(format!("--env={variable}"));
-    }
-    let status = unshare.arg("--").args(command).status().map_err(|e| Error::io("cannot run unshare", e));
-    let status = status.hint("`unshare` is part of util-linux")?;
-    // As a shell tells of a signal.
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
-}
-
-/// Becomes the command, in namespaces that are its own already. The exit codes of what fails are those of chroot(1).
-pub(crate) fn enter(args: &Inside) -> ExitCode {
-    let (what, e, code) = match change_root(&args.root) {
-        Err((what, e)) => (what.to_owned(), e, 125),
-        Ok(()) => {
-            let (program, rest) = args.command.split_first().expect("clap wants one");
-            let pairs = args.env.iter().filter_map(|pair| pair.split_once('=')).filter(|(name, _)| !name.is_empty());
-            // Looked for in the PATH that is set here, and so in the image.
-            let e = Command::new(program).args(rest).env_clear().envs(pairs).exec();
-            let code = if e.kind() == IoKind::NotFound { 127 } else { 126 };
-            (format!("cannot run {}", program.display()), e, code)
-        }
-    };
-    let _ = Failure::from(Error::io(what, e)).report(false);
-    ExitCode::from(code)
-}
-
-/// First the root: what leads elsewhere in the image leads nowhere outside of it then.
-fn change_root(root: &Path) -> Result<(), (&'static str, io::Error)> {
-    std::os::unix::fs::chroot(root).map_err(|e| ("cannot change the root", e))?;
-    std::env::set_current_dir("/").map_err(|e| ("cannot change to the root", e))?;
-    match fs::create_dir("/proc") {
-        Err(e) if e.kind() != IoKind::AlreadyExists => return Err(("cannot make /proc in the image", e)),
-        _ => {}
-    }
-    if !fs::symlink_metadata("/proc").is_ok_and(|found| found.is_dir()) {
-        return Err(("cannot mount /proc: in the image it is no directory", IoKind::NotADirectory.into()));
-    }
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", "/proc", "proc", flags, None).map_err(|e| ("cannot mount /proc", e.into()))
+    terminal.into_iter().chain([IMAGE_PATH.to_owned()]).chain(own).collect()
 }
 
 /// Entrypoint and command of the image's configuration (image-spec `config.md`).
