@@ -179,6 +179,7 @@ impl Snapshotter {
                 Error::new(ErrorKind::FailedPrecondition, "a committed snapshot is not mounted: prepare or view it");
             return Err(e.subject(format!("snapshot {key}")));
         }
+        stackable(row.lowers.len())?;
         self.revive(&row, observer)?;
         self.mounts_of(&row)
     }
@@ -275,6 +276,9 @@ impl Snapshotter {
         let (mut lowers, mut made) = (Vec::new(), true);
         if !chain.layers.is_empty() {
             (lowers, made) = driver.planned(&chain.layers)?;
+            if wanted.made {
+                stackable(lowers.len() + chain.adopted.len())?;
+            }
             if wanted.made && !made {
                 (lowers, made) = (driver.lowers(&chain.layers, observer)?, true);
             }
@@ -428,6 +432,18 @@ impl Snapshotter {
         };
         Ok(vec![mount])
     }
+}
+
+/// Most directories that overlayfs stacks below an upper one (`OVL_MAX_STACK` of `fs/overlayfs/params.c`).
+const LOWERS: usize = 500;
+
+/// Known before the work: what is extracted for a mount that the kernel refuses would be for nothing.
+fn stackable(lowers: usize) -> Result<()> {
+    if lowers <= LOWERS {
+        return Ok(());
+    }
+    let why = "more layers than overlayfs stacks; the erofs driver merges them, and the copy driver stacks nothing";
+    Err(Error::limit(why, LOWERS, lowers))
 }
 
 /// Only committed snapshots can be parents.

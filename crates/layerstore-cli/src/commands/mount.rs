@@ -27,7 +27,7 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
             return Err(Failure::new(ErrorKind::InvalidInput, "--rw is for images: a snapshot is mounted as it is"));
         }
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            let (key, mounts) = prepare(&snapshots, args, &dir, &progress)?;
+            let (key, mounts) = prepare(&snapshots, args, &dir, &progress).map_err(incomplete)?;
             (key, true, mounts)
         }
         Err(e) => return Err(e.into()),
@@ -111,6 +111,17 @@ pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
 
 fn absolute(dir: &Path) -> Result<MountPoint, Failure> {
     MountPoint::open(dir).hint_on(ErrorKind::NotFound, "the directory to mount on must exist")
+}
+
+/// What to do when a layer's directory cannot be made in full, as in a user namespace, where nobody makes devices.
+pub(super) fn incomplete(failure: Failure) -> Failure {
+    match failure.kind() {
+        ErrorKind::FailedPrecondition => failure.hint(
+            "`--driver copy` mounts the image without what cannot be made here, and `layerstore extract` tells what that \
+             is; the real root can make all of it",
+        ),
+        _ => failure,
+    }
 }
 
 /// Asked before anything is made ready: a snapshot of the copy driver takes as long as an extraction.

@@ -71,7 +71,8 @@ pub(crate) fn run(context: &Context, args: &Run) -> Result<ExitCode, Failure> {
         Some(key) => (key.clone(), Labels::new()),
         None => leftover::name(),
     };
-    let mounts = snapshots.prepare(&key, parent.as_deref(), &labels, &progress)?;
+    let mounts = snapshots.prepare(&key, parent.as_deref(), &labels, &progress);
+    let mounts = mounts.map_err(|e| mount::incomplete(e.into()))?;
     progress.clear();
     let ran = start(&Plan {
         parent: std::process::id(),
