@@ -147,6 +147,13 @@ fn attach(mount: impl AsFd, place: impl AsFd) -> rustix::io::Result<()> {
     move_mount(mount, "", place, "", flags)
 }
 
+/// What is mounted here is the host's own inode: its owner and mode are not the command's to change. Devices can be written
+/// to all the same.
+fn keep_attributes(path: &Path) -> rustix::io::Result<()> {
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount_remount(path, flags, "")
+}
+
 /// A small /dev. The devices are mounts of the host's: those that a command makes are not obeyed.
 fn mount_dev(root: &OwnedFd, devices: Vec<(&str, OwnedFd)>) -> Result<()> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
@@ -156,8 +163,9 @@ fn mount_dev(root: &OwnedFd, devices: Vec<(&str, OwnedFd)>) -> Result<()> {
     let io = |e| Error::io("cannot make /dev", e);
     let dev = Path::new("/dev");
     for (name, device) in devices {
-        let place = File::create_new(dev.join(name)).map_err(io)?;
-        attach(device, place).map_err(failed("cannot mount a device"))?;
+        let path = dev.join(name);
+        let place = File::create_new(&path).map_err(io)?;
+        attach(device, place).and_then(|()| keep_attributes(&path)).map_err(failed("cannot mount a device"))?;
     }
     for (name, target) in [("fd", "/proc/self/fd"), ("ptmx", "pts/ptmx")] {
         symlink(target, dev.join(name)).map_err(io)?;
@@ -165,15 +173,16 @@ fn mount_dev(root: &OwnedFd, devices: Vec<(&str, OwnedFd)>) -> Result<()> {
     for (number, name) in ["stdin", "stdout", "stderr"].into_iter().enumerate() {
         symlink(format!("/proc/self/fd/{number}"), dev.join(name)).map_err(io)?;
     }
-    // devpts has terminals alone, so that its devices can be obeyed.
+    // devpts has terminals alone, so that its devices can be obeyed. A user namespace may have no group 5 (tty).
     let terminals = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", "5")];
-    let shared = [("mode", "1777"), ("size", "65536k")];
-    let more = [("pts", "devpts", &terminals[..], quiet), ("shm", "tmpfs", &shared[..], closed)];
-    for (name, kind, options, attributes) in more {
+    let terminals =
+        file_system("devpts", &terminals, quiet).or_else(|_| file_system("devpts", &terminals[..2], quiet))?;
+    let shared = file_system("tmpfs", &[("mode", "1777"), ("size", "65536k")], closed)?;
+    for (name, mount) in [("pts", terminals), ("shm", shared)] {
         let path = dev.join(name);
         DirBuilder::new().mode(0o755).create(&path).map_err(io)?;
         let place = File::open(&path).map_err(io)?;
-        attach(file_system(kind, options, attributes)?, place).map_err(failed("cannot mount below /dev"))?;
+        attach(mount, place).map_err(failed("cannot mount below /dev"))?;
     }
     Ok(())
 }
@@ -203,7 +212,8 @@ fn mount_proc(root: &OwnedFd, privileged: bool) -> Result<()> {
                 open_tree(CWD, "/dev/null", flags).map_err(failed("cannot mask a file of /proc"))?
             }
         };
-        attach(mask, place).map_err(failed("cannot mask a file of /proc"))?;
+        let path = Path::new("/proc").join(name);
+        attach(mask, place).and_then(|()| keep_attributes(&path)).map_err(failed("cannot mask a file of /proc"))?;
     }
     for name in READ_ONLY {
         let path = Path::new("/proc").join(name);
@@ -217,12 +227,20 @@ fn mount_proc(root: &OwnedFd, privileged: bool) -> Result<()> {
     Ok(())
 }
 
+fn groups_are_fixed() -> bool {
+    fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
+}
+
 fn become_user(user: &User, kept: CapabilitySet) -> Result<()> {
     capabilities::bound(kept).map_err(failed("cannot give up capabilities"))?;
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    set_thread_groups(&groups)
-        .and_then(|()| set_thread_res_gid(gid, gid, gid))
+    let set = match set_thread_groups(&groups) {
+        // In a user namespace of one user nobody may, and nobody has any groups but that user's own.
+        Err(Errno::PERM) if groups.is_empty() && groups_are_fixed() => Ok(()),
+        set => set,
+    };
+    set.and_then(|()| set_thread_res_gid(gid, gid, gid))
         .and_then(|()| set_thread_res_uid(uid, uid, uid))
         .map_err(failed("cannot become the image's user"))?;
     capabilities::keep(kept, user.uid == 0).map_err(failed("cannot give up capabilities"))
