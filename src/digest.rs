@@ -1,5 +1,6 @@
-//! SHA-256 digests in OCI form (`sha256:<64 lower-case hex digits>`), and a hasher that counts.
+//! Digests in OCI form (`sha256:<64 lower-case hex digits>`, `sha512:<128>`), and hashers that count.
 //!
+//! The store names everything by SHA-256 ([`Digest`]). Documents of images may also use SHA-512 ([`OciDigest`]).
 //! Source: OCI image-spec `descriptor.md`, section "Digests". Other algorithms are refused as unsupported.
 
 use crate::error::{Error, ErrorKind, Result};
@@ -60,9 +61,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     out
 }
 
-pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
+pub(crate) fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let text = text.as_bytes();
-    if text.len() != 64 {
+    if text.len() != 2 * N {
         return None;
     }
     let nibble = |c: u8| match c {
@@ -70,7 +71,7 @@ pub(crate) fn parse_hex(text: &str) -> Option<[u8; 32]> {
         b'a'..=b'f' => Some(c - b'a' + 10),
         _ => None,
     };
-    let mut out = [0; 32];
+    let mut out = [0; N];
     for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
@@ -147,6 +148,165 @@ impl Hasher {
     }
 }
 
+/// A digest as the documents of images name bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum OciDigest {
+    /// SHA-256, the algorithm of the store and of nearly all images.
+    Sha256(Digest),
+    /// The 64 bytes of a SHA-512, which the specification registers too.
+    Sha512([u8; 64]),
+}
+
+impl OciDigest {
+    /// The name of the algorithm, which is also that of the directory in an image layout.
+    pub fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "sha256",
+            Self::Sha512(_) => "sha512",
+        }
+    }
+
+    /// The hex digits without the algorithm.
+    pub fn hex(&self) -> String {
+        match self {
+            Self::Sha256(digest) => digest.hex(),
+            Self::Sha512(bytes) => hex(bytes),
+        }
+    }
+
+    /// The SHA-256, if it is one.
+    pub fn sha256(&self) -> Option<Digest> {
+        match self {
+            Self::Sha256(digest) => Some(*digest),
+            Self::Sha512(_) => None,
+        }
+    }
+
+    /// Hashes `bytes` with the algorithm of this digest.
+    #[must_use]
+    pub fn same_of(&self, bytes: &[u8]) -> Self {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// A hasher of the algorithm of this digest.
+    pub(crate) fn hasher(&self) -> OciHasher {
+        match self {
+            Self::Sha256(_) => OciHasher::Sha256(Hasher::default()),
+            Self::Sha512(_) => OciHasher::sha512(),
+        }
+    }
+
+    /// A digest without its algorithm: 64 hex digits are a SHA-256, 128 a SHA-512.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        match text.len() {
+            64 => parse_hex(text).map(Digest).map(Self::Sha256),
+            _ => parse_hex(text).map(Self::Sha512),
+        }
+    }
+}
+
+impl From<Digest> for OciDigest {
+    fn from(digest: Digest) -> Self {
+        Self::Sha256(digest)
+    }
+}
+
+impl PartialEq<Digest> for OciDigest {
+    fn eq(&self, other: &Digest) -> bool {
+        self.sha256() == Some(*other)
+    }
+}
+
+impl PartialEq<OciDigest> for Digest {
+    fn eq(&self, other: &OciDigest) -> bool {
+        other == self
+    }
+}
+
+impl fmt::Display for OciDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm(), self.hex())
+    }
+}
+
+impl fmt::Debug for OciDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for OciDigest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            Some(("sha256", _)) => text.parse().map(Self::Sha256),
+            Some(("sha512", hex)) => parse_hex(hex)
+                .map(Self::Sha512)
+                .ok_or_else(|| Error::invalid("not 128 lower-case hex digits").subject(text)),
+            Some((algorithm, _)) => {
+                let message = format!("digest algorithm '{algorithm}' is not supported, only sha256 and sha512 are");
+                Err(Error::new(ErrorKind::Unsupported, message).subject(text))
+            }
+            None => Err(Error::invalid("not a digest").subject(text).expected("sha256:<64 hex digits>")),
+        }
+    }
+}
+
+impl serde::Serialize for OciDigest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for OciDigest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A hash over a stream by either algorithm, with the number of bytes seen.
+#[derive(Clone)]
+pub(crate) enum OciHasher {
+    Sha256(Hasher),
+    Sha512 { sha: Box<sha2::Sha512>, len: u64 },
+}
+
+impl OciHasher {
+    pub(crate) fn sha512() -> Self {
+        Self::Sha512 { sha: Box::default(), len: 0 }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512 { sha, len } => {
+                sha.update(bytes);
+                *len += bytes.len() as u64;
+            }
+        }
+    }
+
+    /// Bytes added so far.
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Self::Sha256(hasher) => hasher.len(),
+            Self::Sha512 { len, .. } => *len,
+        }
+    }
+
+    pub(crate) fn finish(self) -> OciDigest {
+        match self {
+            Self::Sha256(hasher) => hasher.finish().into(),
+            Self::Sha512 { sha, .. } => OciDigest::Sha512(sha.finalize().into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +327,24 @@ mod tests {
         }
         let e = "sha512:00".parse::<Digest>().unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Unsupported);
+    }
+
+    /// The digest of no bytes is that of FIPS 180-4's examples.
+    #[test]
+    fn takes_both_algorithms_of_the_specification() {
+        let empty = "sha512:cf83e1357eefb8bdf1542850d66d8007d620e4050b5715dc83f4a921d36ce9ce\
+                     47d0d13c5d85f2b0ff8318d2877eec2f63b931bd47417a81a538327af927da3e";
+        let wide: OciDigest = empty.parse().unwrap();
+        assert_eq!((wide.to_string().as_str(), wide.sha256()), (empty, None));
+        assert_eq!((wide.same_of(b""), OciHasher::sha512().finish()), (wide, wide));
+        assert_eq!(OciDigest::from_hex(&empty[7..]), Some(wide));
+        let narrow: OciDigest = EMPTY.parse().unwrap();
+        assert!(narrow == Digest::of(b"") && Digest::of(b"") == narrow && wide != Digest::of(b""));
+        assert_eq!(OciDigest::from_hex(&EMPTY[7..]), Some(narrow));
+        for bad in ["sha512:00", &empty.to_uppercase(), &EMPTY.replace("256", "512"), &empty.replace("512", "256")] {
+            assert!(bad.parse::<OciDigest>().is_err(), "{bad}");
+        }
+        assert_eq!("sha384:00".parse::<OciDigest>().unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]

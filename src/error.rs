@@ -59,6 +59,40 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// What would help, where the place that failed knows it. Programs say it in their own words.
+///
+/// Most errors have none: advice that is not true is worse than no advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Advice {
+    /// Several images fit: choose one by its name.
+    ChooseByName,
+    /// Several images fit: choose one by its platform.
+    ChooseByPlatform,
+    /// Several images fit: only their digests tell them apart.
+    ChooseByDigest,
+    /// No image fits, and the message lists those that are there.
+    ChooseAnother,
+    /// The name cannot be used: give another.
+    OtherName,
+    /// The input is damaged or incomplete: get it again from where it came.
+    GetAgain,
+    /// The input is of a form that is no longer in use: newer versions of what wrote it write another.
+    OldForm,
+    /// Layers are taken plain, or compressed with gzip or zstd.
+    OtherCompression,
+    /// Another driver can do it.
+    OtherDriver,
+    /// What the store has can be listed.
+    List,
+    /// This directory cannot be a store, or not this user's.
+    OtherStore,
+    /// A version of this library is needed that knows the format.
+    OtherVersion,
+    /// Somebody else holds what is needed, for a while.
+    TryAgain,
+}
+
 /// Why an operation failed: one word wide, opaque, matched by [`kind`](Error::kind).
 pub struct Error(Box<Inner>);
 
@@ -69,6 +103,7 @@ struct Inner {
     subjects: Vec<String>,
     expected: Option<String>,
     actual: Option<String>,
+    advice: Option<Advice>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -81,6 +116,7 @@ impl Error {
             subjects: Vec::new(),
             expected: None,
             actual: None,
+            advice: None,
             source: None,
         }))
     }
@@ -131,6 +167,13 @@ impl Error {
         self
     }
 
+    /// Says what would help.
+    #[must_use]
+    pub fn advise(mut self, advice: Advice) -> Self {
+        self.0.advice = Some(advice);
+        self
+    }
+
     /// Attaches the cause.
     #[must_use]
     pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -156,6 +199,11 @@ impl Error {
     /// What should have been there, and what was, where known.
     pub fn mismatch(&self) -> (Option<&str>, Option<&str>) {
         (self.0.expected.as_deref(), self.0.actual.as_deref())
+    }
+
+    /// What would help, where that is known.
+    pub fn advice(&self) -> Option<Advice> {
+        self.0.advice
     }
 
     /// The OS error behind this one, where there is one.

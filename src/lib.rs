@@ -76,8 +76,8 @@ pub use codec::blob::{BlobReader, BlobSummary};
 pub use codec::chunk::Compress;
 pub use codec::media::Compression;
 pub use codec::writer::BlobWriter;
-pub use digest::{Digest, Hasher};
-pub use error::{Error, ErrorKind, Result, is_unprintable, printable};
+pub use digest::{Digest, Hasher, OciDigest};
+pub use error::{Advice, Error, ErrorKind, Result, is_unprintable, printable};
 pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
 pub use format::item::Extent;
 pub use format::params::Chunking;
@@ -88,7 +88,9 @@ pub use image::export::{ExportOptions, ExportTarget, ImageExport};
 pub use image::import::ImageImport;
 pub use image::layout::{IndexEntry, LayoutWriter};
 pub use image::manifest::{LayerBlob, manifest_for};
-pub use image::plan::{Candidate, ImagePlan, PlannedLayer, Platform, RawManifest, Selector};
+pub use image::names::{DigestPrefix, check as check_image_name};
+pub use image::plan::{Candidate, ImagePlan, PlannedLayer, RawManifest, Selector};
+pub use image::platform::Platform;
 pub use image::source::{Detected, ImageSource, detect};
 pub use layer::{
     Changes, CreateOptions, Entries, FileReader, ImportOptions, ImportStats, Layer, LayerEntry, LayerExport,
@@ -97,9 +99,9 @@ pub use layer::{
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, MountPoint,
-    SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, can_mount, mount_all,
-    unmount,
+    Absorbed, CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, MountPoint,
+    NotAbsorbed, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, can_mount,
+    mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use tar::Writer as TarWriter;

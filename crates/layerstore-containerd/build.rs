@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
     "github.com/containerd/containerd/api/services/snapshots/v1/snapshots.proto",
     "github.com/containerd/containerd/api/services/diff/v1/diff.proto",
     "github.com/containerd/containerd/api/services/content/v1/content.proto",
+    "github.com/containerd/containerd/api/services/leases/v1/leases.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

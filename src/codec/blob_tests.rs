@@ -160,13 +160,50 @@ fn names_the_wrong_checksum_and_length() {
 }
 
 #[test]
-fn nothing_may_follow_the_last_member_or_frame() {
-    let trailers: [&[u8]; 5] = [b"\0", &[0; 512], b"garbage", b"\x1f", b"\x1f\x8b"];
-    for trailer in trailers {
-        for blob in [gzip(&tar()), zstd(&tar())] {
-            let e = refused(&[&blob[..], trailer].concat());
-            assert_eq!(e.kind(), ErrorKind::InvalidInput, "{trailer:x?}: {e}");
+fn only_zeros_may_follow_the_last_member_or_frame() {
+    let late = [&[0; 5000][..], b"x"].concat();
+    for blob in [gzip(&tar()), zstd(&tar())] {
+        let again = [&[0; 3][..], &blob].concat();
+        let trailers: [&[u8]; 7] = [b"garbage", b"\x1f", b"\x1f\x8b", b"\0x", b"\0\0\0\0\0\0\0\x01", &late, &again];
+        for trailer in trailers {
+            let whole = [&blob[..], trailer].concat();
+            for block in [10, 11, 4096, BLOCK] {
+                let e = unpack(&whole, block, 4096).expect_err("must be refused");
+                assert_eq!(e.kind(), ErrorKind::InvalidInput, "{trailer:x?}: {e}");
+            }
         }
+    }
+}
+
+#[test]
+fn zeros_after_the_stream_are_padding_that_the_digest_covers() {
+    for (name, blob, tar) in good_blobs() {
+        let Ok(Compression::Gzip | Compression::Zstd) = Compression::detect(&blob) else { continue };
+        for zeros in [1, 2, 3, 4, 5, 511, 512, 10_240, 3 << 20] {
+            let padded = [&blob[..], &vec![0; zeros]].concat();
+            for block in if zeros < 1000 { 1..12 } else { BLOCK..BLOCK + 1 } {
+                let (back, summary) = unpack(&padded, block, 1000).unwrap_or_else(|e| panic!("{name} {zeros}: {e}"));
+                assert!(back == tar, "{name} and {zeros} zeros");
+                assert_eq!((summary.digest, summary.size), (Digest::of(&padded), padded.len() as u64), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_after_the_stream_do_not_go_on_for_ever() {
+    for blob in [gzip(&tar()), zstd(&tar())] {
+        let mut reader = BlobReader::new((&blob[..]).chain(io::repeat(0)), &Limits::default()).unwrap();
+        let e = Error::from_io("read", io::copy(&mut reader, &mut io::sink()).unwrap_err());
+        assert_eq!(e.kind(), ErrorKind::LimitExceeded, "{e}");
+    }
+}
+
+#[test]
+fn zeros_before_the_stream_are_no_padding() {
+    for blob in [gzip(&tar()), zstd(&tar())] {
+        let (back, summary) = unpack(&[&[0; 512], &blob[..]].concat(), 4096, 4096).unwrap();
+        assert_eq!((summary.compression, back.len()), (Compression::None, 512 + blob.len()));
     }
 }
 

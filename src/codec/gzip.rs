@@ -1,8 +1,9 @@
 //! Reading gzip (RFC 1952): strictly, straight into the caller's buffer.
 //!
-//! Every member's header, CRC-32 and length are checked. After the last member nothing may follow, zero padding
-//! included; Go's `compress/gzip`, which containerd and Docker read layers with, refuses the same. The header is parsed
-//! here and not in zlib so that the errors are ours and the deflate stream stays raw.
+//! Every member's header, CRC-32 and length are checked. After the last member only zeros may follow, up to the end:
+//! bsdtar writes them to pipes, and GNU gzip, pigz and igzip, which containerd reads layers with where they are
+//! installed, pass over them. Go's `compress/gzip` refuses them. The header is parsed here and not in zlib so that the
+//! errors are ours and the deflate stream stays raw.
 
 use crate::codec::input::Input;
 use crate::error::{Error, Result};
@@ -67,6 +68,11 @@ impl Gunzip {
 
     /// Reads a member's header; false if the input is at its end, which only the first member may not find.
     fn start_member<R: Read>(&mut self, input: &mut Input<R>) -> Result<bool> {
+        let follow = |members: u64| format!("bytes follow the end of gzip member {members}");
+        if self.members > 0 && input.fill()? && input.bytes().first() == Some(&0) {
+            input.zeros_to_end(|| follow(self.members))?;
+            return Ok(false);
+        }
         let mut header = Header { input, crc: Crc::new() };
         let Some(first) = header.input.byte()? else {
             return if self.members == 0 { Err(truncated()) } else { Ok(false) };
@@ -74,8 +80,7 @@ impl Gunzip {
         header.crc.update(&[first]);
         let second = if first == 0x1f { header.byte()? } else { 0 };
         if (first, second) != (0x1f, 0x8b) {
-            let message = format!("bytes follow the end of gzip member {}", self.members);
-            return Err(Error::invalid(message).expected("the end, or another member"));
+            return Err(Error::invalid(follow(self.members)).expected("the end, another member, or zeros alone"));
         }
         header.rest()?;
         self.inflate.reset(false);

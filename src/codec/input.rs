@@ -16,6 +16,9 @@ pub(crate) const BLOCK: usize = 256 << 10;
 /// reader; with the one in use they bound the memory of an input.
 const IN_FLIGHT: usize = 8;
 
+/// Most zeros after a compressed stream. The largest records of tapes are 16 MiB.
+pub(crate) const PADDING_MAX: u64 = 64 << 20;
+
 /// The source of a blob with the hash of everything read from it.
 pub(crate) struct Input<R> {
     source: R,
@@ -92,6 +95,29 @@ impl<R: Read> Input<R> {
             n -= step;
         }
         Ok(true)
+    }
+
+    /// Reads the padding after a compressed stream up to the end of the source, the current byte included.
+    ///
+    /// Writers of tapes fill their last record with zeros; bsdtar does so on pipes, after compressing.
+    ///
+    /// # Errors
+    /// `InvalidInput` with `message` if a byte is not zero, `LimitExceeded` beyond [`PADDING_MAX`].
+    pub(crate) fn zeros_to_end(&mut self, message: impl Fn() -> String) -> Result<()> {
+        let mut read = 0;
+        while self.fill()? {
+            let bytes = self.bytes();
+            if bytes.iter().any(|&b| b != 0) {
+                return Err(Error::invalid(message()).expected("the end, more of the stream, or zeros alone"));
+            }
+            let len = bytes.len();
+            read += len as u64;
+            if read > PADDING_MAX {
+                return Err(Error::limit("too many zeros follow the compressed stream", PADDING_MAX, read));
+            }
+            self.consume(len);
+        }
+        Ok(())
     }
 
     /// Digest and length of all bytes the source had. Call after [`fill`](Self::fill) returned false.

@@ -3,7 +3,7 @@
 //! The bytes decide; the media type is what others were told. Sources: OCI image-spec `layer.md` and `media-types.md`,
 //! Docker's "Image Manifest V2, Schema 2".
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use std::fmt;
 
 /// How a layer blob is compressed.
@@ -32,8 +32,10 @@ impl Compression {
     /// [`ErrorKind::Unsupported`] for xz and bzip2, which some tools read though no specification allows them in
     /// images.
     pub fn detect(start: &[u8]) -> Result<Self> {
-        let unsupported =
-            |name| Err(Error::new(ErrorKind::Unsupported, format!("{name} compression is not supported")));
+        let unsupported = |name| {
+            Err(Error::new(ErrorKind::Unsupported, format!("{name} compression is not supported"))
+                .advise(Advice::OtherCompression))
+        };
         if start.starts_with(&[0x1f, 0x8b]) {
             return Ok(Self::Gzip);
         }

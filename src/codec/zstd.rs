@@ -1,4 +1,5 @@
-//! Reading zstd (RFC 8878): frames in sequence, skippable ones passed over, memory bounded before it is spent.
+//! Reading zstd (RFC 8878): frames in sequence, skippable ones passed over, memory bounded before it is spent. After the
+//! last frame only zeros may follow, up to the end, as after gzip.
 //!
 //! Frame headers are parsed here first. libzstd checks its window limit too, but not for a frame that fits the buffers
 //! at hand whole, so what it accepts would depend on how the blob happened to be read.
@@ -17,6 +18,8 @@ pub(crate) struct Unzstd {
     decoder: Decoder<'static>,
     window_log: u32,
     in_frame: bool,
+    /// A frame, or a skippable one, was read whole.
+    any_frame: bool,
     /// The frame's header, which the decoder has to see again, and how much of it it has seen.
     header: Vec<u8>,
     header_used: usize,
@@ -28,7 +31,8 @@ impl Unzstd {
         let failed = |e| Error::io("cannot set up zstd", e);
         let mut decoder = Decoder::new().map_err(failed)?;
         decoder.set_parameter(DParameter::WindowLogMax(window_log)).map_err(failed)?;
-        Ok(Self { decoder, window_log, in_frame: false, header: Vec::with_capacity(HEADER_MAX), header_used: 0 })
+        let header = Vec::with_capacity(HEADER_MAX);
+        Ok(Self { decoder, window_log, in_frame: false, any_frame: false, header, header_used: 0 })
     }
 
     /// Fills `out` as far as the stream goes; 0 only at the end of the input after a whole frame.
@@ -59,6 +63,7 @@ impl Unzstd {
         }
         if status.remaining == 0 {
             self.in_frame = false;
+            self.any_frame = true;
         } else if status.bytes_read == 0 && status.bytes_written == 0 {
             if had_bytes {
                 return Err(Error::invalid("the zstd frame does not go on"));
@@ -78,6 +83,10 @@ impl Unzstd {
             if !input.fill()? {
                 return Ok(false);
             }
+            if self.any_frame && input.bytes().first() == Some(&0) {
+                input.zeros_to_end(|| "bytes follow the end of the last zstd frame".into())?;
+                return Ok(false);
+            }
             let magic = u32::from_le_bytes(self.take(input)?);
             if is_zstd_frame(magic) {
                 break;
@@ -89,6 +98,7 @@ impl Unzstd {
             if !input.skip(u64::from(len))? {
                 return Err(truncated());
             }
+            self.any_frame = true;
         }
         let window = self.frame_window(input)?;
         let limit = 1 << self.window_log;

@@ -10,7 +10,7 @@
 //! Offsets in the file equal addresses in the store, so no two packs hold bytes at the same file offset.
 
 use super::bytes::Cursor;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::id::ContentId;
 use std::ops::Range;
 
@@ -180,7 +180,7 @@ fn check_version(version: u32, newest: u32) -> Result<u32> {
     if (1..=newest).contains(&version) {
         return Ok(version);
     }
-    let e = Error::new(ErrorKind::Unsupported, "pack format is of another version");
+    let e = Error::new(ErrorKind::Unsupported, "pack format is of another version").advise(Advice::OtherVersion);
     Err(e.expected(newest).actual(version))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Text, one `key value` a line in a fixed order, then the BLAKE3 of all lines before. See `docs/FORMAT.md`.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::format::pack::BLOCK;
 
 /// The version this library writes and the only one it reads.
@@ -71,6 +71,7 @@ pub(crate) fn decode(text: &str) -> Result<Chunking> {
     };
     if version != VERSION {
         let e = Error::new(ErrorKind::Unsupported, "the store's format is of another version");
+        let e = e.advise(Advice::OtherVersion);
         return Err(e.expected(VERSION).actual(version));
     }
     let value = |key: &str| {

@@ -12,7 +12,7 @@
 use super::bytes::Cursor;
 use super::item::{Item, ItemEncoder, Items};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::id::ContentId;
 
 pub(crate) const VERSION: u32 = 1;
@@ -53,7 +53,7 @@ fn check_version(version: u32) -> Result<()> {
     if version == VERSION {
         return Ok(());
     }
-    let e = Error::new(ErrorKind::Unsupported, "layer record is of another version");
+    let e = Error::new(ErrorKind::Unsupported, "layer record is of another version").advise(Advice::OtherVersion);
     Err(e.expected(VERSION).actual(version))
 }
 

@@ -1,6 +1,11 @@
-//! The parser against the `tar` crate: of a tar that both accept they must say the same paths, kinds, sizes and contents.
+//! The parser against two other readers: of a tar that both accept they must say the same entries.
 //!
-//! Most of what one of them refuses the other may take. Where both accept and differ on purpose, nothing is compared:
+//! One is the model of Go's `archive/tar` in `go.rs`, which is what containerd and Docker read layers with. It is
+//! compared in all that an entry has. What Go's callers do is done here: paths are cleaned, attributes are the SCHILY
+//! ones, a plain file at the root is passed over (here it is the root directory). Nothing is compared where a hard link
+//! claims content, which Go takes for the next header.
+//!
+//! The other is the `tar` crate, compared in paths, kinds, sizes and contents. Most of what one of them refuses the other may take. Where both accept and differ on purpose, nothing is compared:
 //!
 //! - PAX records with a key twice or a line end in a value: here the last counts and lengths rule, the crate takes the
 //!   first and splits at line ends. Global PAX headers, which the crate lists as entries, and sparse files of PAX, which
@@ -13,9 +18,11 @@
 //! - Types the crate calls files: contiguous ones. Unknown types are refused here.
 //! - What follows the end: the crate does not look at it, here it must be zeros.
 
+use super::go::{self, GoEntry};
+use super::grammar;
 use super::ingest::repair_checksums;
 use crate::error::Result;
-use crate::format::entry::{Entry, EntryKind};
+use crate::format::entry::{Entry, EntryKind, Time, Xattr};
 use crate::limits::Limits;
 use crate::tar::{Parser, Sink};
 use std::io::Read;
@@ -66,21 +73,102 @@ impl Sink for Ours {
     }
 }
 
-/// The first byte says whether checksums are set right, the rest is a tar.
+/// The first byte says what the rest is: a tar (0), a tar whose checksums are to be set right (1), or the choices that
+/// make one by a grammar (2 and 3); of other bytes the two lowest bits count.
 pub fn tar_differential(input: &[u8]) {
-    let Some((seed, tar)) = input.split_first() else { return };
-    let repaired = repair_checksums(tar);
-    let tar = if seed & 1 == 0 { tar } else { &repaired };
+    let Some((seed, rest)) = input.split_first() else { return };
+    match seed & 3 {
+        0 => compare(rest),
+        1 => compare(&repair_checksums(rest)),
+        _ => compare(&grammar::tar(rest)),
+    }
+}
+
+/// Whether this parser and Go's reader both accept `tar`, with at least one entry.
+#[cfg(test)]
+pub(super) fn accepted_by_both(tar: &[u8]) -> bool {
+    let (mut parser, mut ours) = (Parser::new(&Limits::default()), Ours::default());
+    let accepted = parser.push(tar, &mut ours).is_ok() && parser.finish().is_ok();
+    accepted && go::read(tar).is_ok_and(|entries| !entries.is_empty())
+}
+
+fn compare(tar: &[u8]) {
     let (mut parser, mut ours) = (Parser::new(&Limits::default()), Ours::default());
     if parser.push(tar, &mut ours).is_err() || parser.finish().is_err() {
         return;
     }
+    compare_with_go(tar, &ours.0);
     if peculiar(tar).unwrap_or(true) {
         return;
     }
     let Ok(theirs) = theirs(tar) else { return };
     let ours: Vec<Said> = ours.0.into_iter().filter_map(said).collect();
     assert_eq!(ours, theirs, "the crate's are the second");
+}
+
+/// An entry as both this parser and Go's callers have it.
+#[derive(Debug, PartialEq, Eq)]
+struct Whole {
+    entry: Entry,
+    /// Stored parts of a file at their offsets.
+    data: Vec<(u64, Vec<u8>)>,
+}
+
+fn compare_with_go(tar: &[u8], ours: &[(Entry, Vec<u8>)]) {
+    let Ok(theirs) = go::read(tar) else { return };
+    if theirs.iter().any(|entry| entry.kind == b'1' && entry.size > 0) {
+        return;
+    }
+    let ours: Vec<Whole> = ours.iter().map(|(entry, stored)| whole(entry.clone(), stored)).collect();
+    let theirs: Vec<Whole> = theirs.into_iter().map(of_go).collect();
+    assert_eq!(ours, theirs, "Go's are the second");
+}
+
+fn whole(mut entry: Entry, mut stored: &[u8]) -> Whole {
+    // Go has no attribute with such a name: the PAX key would end there.
+    entry.xattrs.retain(|xattr| !xattr.name.contains(&b'='));
+    let mut data = Vec::new();
+    if let EntryKind::File { size, sparse } = &mut entry.kind {
+        let all = (*size > 0).then_some((0, *size));
+        let ranges = sparse.take().map(|ranges| ranges.iter().map(|range| (range.offset, range.len)).collect());
+        for (offset, len) in ranges.unwrap_or_else(|| Vec::from_iter(all)) {
+            let (part, rest) = stored.split_at(len as usize);
+            stored = rest;
+            data.push((offset, part.to_vec()));
+        }
+    }
+    Whole { entry, data }
+}
+
+/// What containerd makes of an entry of Go's reader.
+fn of_go(go: GoEntry) -> Whole {
+    let path = normal(&go.name);
+    let (major, minor) = (go.device.0 as u32, go.device.1 as u32);
+    let (kind, data) = match go.kind {
+        b'1' => (EntryKind::Hardlink { target: normal(&go.link) }, vec![]),
+        b'2' => (EntryKind::Symlink { target: go.link }, vec![]),
+        b'3' => (EntryKind::CharDevice { major, minor }, vec![]),
+        b'4' => (EntryKind::BlockDevice { major, minor }, vec![]),
+        b'5' => (EntryKind::Directory, vec![]),
+        b'6' => (EntryKind::Fifo, vec![]),
+        _ if path.is_empty() => (EntryKind::Directory, vec![]),
+        _ => (EntryKind::File { size: go.size as u64, sparse: None }, go.data),
+    };
+    let xattr = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let name = key.strip_prefix(b"SCHILY.xattr.")?.to_vec();
+        let known = [&b"user."[..], b"trusted.", b"security.", b"system."];
+        known.iter().any(|space| name.starts_with(space)).then_some(Xattr { name, value })
+    };
+    let entry = Entry {
+        path,
+        kind,
+        mode: (go.mode & 0o7777) as u16,
+        uid: go.uid as u32,
+        gid: go.gid as u32,
+        mtime: Time { secs: go.mtime.0, nanos: go.mtime.1 as u32 },
+        xattrs: go.records.into_iter().filter_map(xattr).collect(),
+    };
+    Whole { entry, data }
 }
 
 /// An entry of this parser; `None` for a sparse file too large to write out.
@@ -138,7 +226,9 @@ fn theirs(tar: &[u8]) -> std::io::Result<Vec<Said>> {
             entry.read_to_end(&mut content)?;
         }
         let old_directory = kind == Kind::File && path.ends_with(b"/") && size == 0;
-        let kind = if old_directory { Kind::Directory } else { kind };
+        let root = kind == Kind::File && normal(&path).is_empty();
+        let (kind, size, content) =
+            if old_directory || root { (Kind::Directory, 0, vec![]) } else { (kind, size, content) };
         all.push(Said { path: normal(&path), kind, size, content });
     }
     Ok(all)

@@ -13,12 +13,13 @@
 //!
 //! Source: containers/storage `drivers/overlay/overlay.go` (`getAdditionalLayerPath`), `layers.go` (`Layer`).
 
+use super::base64;
 use super::export::original_blobs;
 use super::listing::{Draft, Place, enter, left, remove_layers};
 use super::manifest::LayerBlob;
 use crate::codec::media::Compression;
-use crate::digest::{Digest, Hasher};
-use crate::error::{Error, ErrorKind, Result};
+use crate::digest::{Digest, OciDigest, OciHasher};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::{Observer, check};
 use crate::snapshot::{DriverKind, Labels, SnapshotKind, Snapshotter, SnapshotterOptions};
 use crate::store::{ImageInfo, Store, chain_ids};
@@ -78,7 +79,7 @@ pub struct AdditionalImage {
 #[non_exhaustive]
 pub struct AdditionalLayer {
     /// Digest of its compressed blob, under which it is found.
-    pub blob: Digest,
+    pub blob: OciDigest,
     /// Its diff_id.
     pub diff_id: Digest,
     /// The blob is there, and not only its name.
@@ -212,7 +213,7 @@ impl AdditionalLayers {
     ) -> Result<Vec<AdditionalLayer>> {
         let store = self.snapshots.store();
         let blobs = original_blobs(&store.image_manifest(image)?, image)?;
-        let mut times: BTreeMap<Digest, usize> = BTreeMap::new();
+        let mut times: BTreeMap<OciDigest, usize> = BTreeMap::new();
         blobs.iter().for_each(|blob| *times.entry(blob.digest).or_default() += 1);
         let mut layers = Vec::new();
         for ((diff_id, chain), blob) in image.layers.iter().zip(chain_ids(&image.layers)).zip(&blobs) {
@@ -249,7 +250,7 @@ impl AdditionalLayers {
             return Ok(true);
         }
         if wanted {
-            let mut out = Hashing { draft: Draft::create(at)?, hasher: Hasher::default() };
+            let mut out = Hashing { draft: Draft::create(at)?, hasher: blob.digest.hasher() };
             let how = (blob.compression, NonZeroUsize::MIN);
             self.snapshots.store().write_blob(&mut out, diff_id, blob, how, observer)?;
             if out.hasher.finish() == blob.digest {
@@ -318,14 +319,15 @@ fn image_name(reference: &str) -> Result<String> {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b);
     if !reference.bytes().all(fits) || !reference.contains('/') {
         let e = Error::invalid("not a reference that an image is pulled by").subject(reference);
+        let e = e.advise(Advice::OtherName);
         return Err(e.expected("one in full, as docker.io/library/app:1"));
     }
-    Ok(base64(reference.as_bytes()))
+    Ok(base64::encode(reference.as_bytes()))
 }
 
 struct Hashing<'a> {
     draft: Draft<'a>,
-    hasher: Hasher,
+    hasher: OciHasher,
 }
 
 impl Write for Hashing<'_> {
@@ -337,35 +339,5 @@ impl Write for Hashing<'_> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.draft.flush()
-    }
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for part in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(part.get(i).copied().unwrap_or_default());
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for i in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * i) & 63) as usize];
-            out.push(if i <= part.len() { digit.into() } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// RFC 4648, section 10, and what podman 4.3 looked for.
-    #[test]
-    fn base64_is_the_standard_one() {
-        let pairs = ["", "", "f", "Zg==", "fo", "Zm8=", "foo", "Zm9v", "foob", "Zm9vYg==", "fooba", "Zm9vYmE="];
-        for pair in pairs.chunks(2) {
-            assert_eq!(base64(pair[0].as_bytes()), pair[1]);
-        }
-        assert_eq!(base64(b"docker.io/library/app:1"), "ZG9ja2VyLmlvL2xpYnJhcnkvYXBwOjE=");
     }
 }

@@ -1,8 +1,9 @@
 //! The images a store has: by name, with their configuration and manifest.
 
+use super::names::DigestPrefix;
 use super::spec::{Config, parse};
-use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::digest::{Digest, OciDigest};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::store::{ImageInfo, Store};
 
 impl Store {
@@ -14,18 +15,57 @@ impl Store {
         self.with_index(|index| index.images())
     }
 
-    /// The image of this name, or with this digest as its manifest or configuration (`sha256:<hex>`, or the first
-    /// digits of it, six at least, if only one image fits).
+    /// The image of this name, or with this digest as its manifest or configuration, in full or its first digits
+    /// ([`DigestPrefix`]) if only one image fits.
+    ///
+    /// A full digest is never compared with names, and a short one that is certain to be one goes before them; the
+    /// author of an image may have chosen the name.
     ///
     /// # Errors
     /// `NotFound`; `InvalidInput` if several images fit; `Corrupt` if the database gives it other layers than its
     /// configuration.
     pub fn image(&self, name: &str) -> Result<ImageInfo> {
-        let image = match self.with_index(|index| index.image(name))? {
-            Some(image) => image,
-            None => self.image_by_digest(name)?,
+        let prefix = DigestPrefix::parse(name);
+        let found = prefix.as_ref().map_or(Ok(vec![]), |prefix| self.images_by_digest(prefix))?;
+        let is_digest = prefix.is_some_and(|p| p.full().is_some() || p.is_certain() && !found.is_empty());
+        let named = if is_digest { None } else { self.with_index(|index| index.image(name))? };
+        // Several names of one image are no ambiguity.
+        let mut all = named.iter().chain(&found);
+        let image = match all.next() {
+            None => return Err(Error::not_found("no such image").subject(name).advise(Advice::List)),
+            Some(first) if all.all(|other| other.config == first.config) => first.clone(),
+            Some(_) => {
+                let names: Vec<_> = named.iter().chain(&found).map(|i| i.name.as_str()).collect();
+                return Err(Error::invalid("several images fit").subject(name).actual(names.join(", ")));
+            }
         };
         self.check_image(&image).map(|()| image)
+    }
+
+    /// The image that has exactly this name, which for one without a name is its digest.
+    ///
+    /// # Errors
+    /// As [`image`](Self::image).
+    pub fn image_named(&self, name: &str) -> Result<ImageInfo> {
+        let image = self.with_index(|index| index.image(name))?;
+        let image = image.ok_or_else(|| Error::not_found("no such image").subject(name).advise(Advice::List))?;
+        self.check_image(&image).map(|()| image)
+    }
+
+    /// The images whose manifest or configuration has a digest that begins like this, by name.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io` from the database.
+    pub fn images_by_digest(&self, prefix: &DigestPrefix) -> Result<Vec<ImageInfo>> {
+        let mut found = self.images()?;
+        let wide = OciDigest::Sha512([0; 64]);
+        // The database has no SHA-512, but the documents are small. One that cannot be read has no digest.
+        let by_bytes = |bytes: Result<Vec<u8>>| bytes.is_ok_and(|bytes| prefix.fits(&wide.same_of(&bytes)));
+        found.retain(|image| match prefix.needs_sha512() {
+            true => by_bytes(self.image_config(image)) || by_bytes(self.image_manifest(image)),
+            false => prefix.fits_sha256(&image.config) || prefix.fits_sha256(&image.manifest),
+        });
+        Ok(found)
     }
 
     /// Whether an image has the layers that its configuration says. One that cannot be read says nothing here, unless no
@@ -38,28 +78,15 @@ impl Store {
         };
         let parsed: Config = parse("the config", &config)?;
         let layers = parsed.rootfs.diff_ids.unwrap_or_default();
-        if layers == image.layers {
+        // What a SHA-512 stands for, the import told: it is not known without reading the layer.
+        let same = |(said, is): (&OciDigest, &Digest)| said.sha256().is_none_or(|said| said == *is);
+        if layers.len() == image.layers.len() && layers.iter().zip(&image.layers).all(same) {
             return Ok(());
         }
         let e = Error::corrupt("the database gives an image other layers than its configuration");
-        let listed = |layers: &[Digest]| layers.iter().map(Digest::to_string).collect::<Vec<_>>().join(" ");
-        Err(e.subject(format!("image {}", image.name)).expected(listed(&layers)).actual(listed(&image.layers)))
-    }
-
-    fn image_by_digest(&self, name: &str) -> Result<ImageInfo> {
-        let hex = name.strip_prefix("sha256:").unwrap_or(name);
-        let fits = |d: &Digest| hex.len() >= 6 && d.hex().starts_with(hex);
-        let mut found = self.images()?;
-        found.retain(|image| fits(&image.config) || fits(&image.manifest));
-        // Several names of one image are no ambiguity.
-        match found.split_first() {
-            None => Err(Error::not_found("no such image").subject(name)),
-            Some((first, rest)) if rest.iter().all(|i| i.config == first.config) => Ok(first.clone()),
-            Some(_) => {
-                let names: Vec<_> = found.iter().map(|i| i.name.as_str()).collect();
-                Err(Error::invalid("several images fit").subject(name).actual(names.join(", ")))
-            }
-        }
+        let is: Vec<_> = image.layers.iter().map(Digest::to_string).collect();
+        let said: Vec<_> = layers.iter().map(OciDigest::to_string).collect();
+        Err(e.subject(format!("image {}", image.name)).expected(said.join(" ")).actual(is.join(" ")))
     }
 
     /// The image's configuration, the JSON it was imported with.
@@ -100,7 +127,7 @@ impl Store {
         let remove = || self.with_index(|index| index.write(|change| change.remove_image(name)));
         match self.with_reserve(remove)? {
             true => Ok(()),
-            false => Err(Error::not_found("no such image").subject(name)),
+            false => Err(Error::not_found("no such image").subject(name).advise(Advice::List)),
         }
     }
 
@@ -112,7 +139,7 @@ impl Store {
         let release = || self.with_index(|index| index.write(|change| change.hold_layer(diff_id, false)));
         match self.with_reserve(release)? {
             true => Ok(()),
-            false => Err(Error::not_found("no such layer").subject(diff_id)),
+            false => Err(Error::not_found("no such layer").subject(diff_id).advise(Advice::List)),
         }
     }
 }

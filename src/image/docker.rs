@@ -5,11 +5,15 @@
 //! Where a name is a digest, it is held against the bytes. Source: Docker image-spec 1.2, "Combined Image JSON +
 //! Filesystem".
 
-use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::digest::{Digest, OciDigest};
+use crate::error::{Advice, Error, Result};
 use crate::image::members::Members;
-use crate::image::plan::{Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, Platform, verify};
+use crate::image::plan::{Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, verify};
+use crate::image::platform::Platform;
 use crate::image::spec::{Config, DockerImage, JSON_LIMIT, bounded, parse};
+
+/// What old versions of Docker wrote for an image without a name.
+const NO_NAME: &str = "<none>:<none>";
 
 /// The images of an archive; a candidate's `number` is the place in it.
 pub(crate) struct Archive {
@@ -18,22 +22,29 @@ pub(crate) struct Archive {
 
 impl Archive {
     pub(crate) fn read(members: &Members, manifest: &[u8]) -> Result<(Self, Vec<Candidate>)> {
-        let images: Vec<DockerImage> = parse("manifest.json", manifest)?;
+        // Go writes a list that it does not have as null.
+        let images = parse::<Option<Vec<DockerImage>>>("manifest.json", manifest)?.unwrap_or_default();
         let mut candidates = Vec::new();
         for (number, image) in images.iter().enumerate() {
-            let platform = platform_of(members, image);
+            let json = members.read(&image.config, JSON_LIMIT).ok().flatten();
+            let config = json.as_deref().map(|json| config_digest(&image.config, json));
+            // What can not be read says nothing here; it will when the candidate is selected.
+            let platform = json.as_deref().and_then(|json| Platform::read(json).ok()?);
             let mut add = |reference: Option<&String>| {
                 if candidates.len() == MAX_CANDIDATES {
                     return Err(Error::limit("too many images in the archive", MAX_CANDIDATES, "more"));
                 }
                 bounded("RepoTags", reference.map_or("", String::as_str), MAX_REFERENCE)?;
                 let (reference, platform) = (reference.cloned(), platform.clone());
-                candidates.push(Candidate { reference, platform, manifest: None, aliases: vec![], number });
+                let (manifest, named, aliases) = (None, None, vec![]);
+                candidates.push(Candidate { reference, platform, manifest, config, named, aliases, number });
                 Ok(())
             };
-            match image.repo_tags.as_deref() {
-                None | Some([]) => add(None)?,
-                Some(tags) => tags.iter().try_for_each(|tag| add(Some(tag)))?,
+            let tags = image.repo_tags.as_deref().unwrap_or_default();
+            let mut tags = tags.iter().filter(|tag| !tag.is_empty() && *tag != NO_NAME).peekable();
+            match tags.peek() {
+                None => add(None)?,
+                Some(_) => tags.try_for_each(|tag| add(Some(tag)))?,
             }
         }
         Ok((Self { images }, candidates))
@@ -42,36 +53,38 @@ impl Archive {
     pub(crate) fn plan(&self, members: &Members, candidate: &Candidate) -> Result<ImagePlan> {
         let image = &self.images[candidate.number];
         let config = members.read(&image.config, JSON_LIMIT)?;
-        let config = config.ok_or_else(|| Error::not_found("the archive lacks the config").subject(&image.config))?;
-        let config_digest = digest_in(&image.config).unwrap_or_else(|| Digest::of(&config));
-        verify("the config", &config, config_digest)?;
+        let missing = |what: &str, name: &str| Error::not_found(what).subject(name).advise(Advice::GetAgain);
+        let config = config.ok_or_else(|| missing("the archive lacks the config", &image.config))?;
+        verify("the config", &config, config_digest(&image.config, &config))?;
         Platform::read(&config)?;
         let parsed: Config = parse("the config", &config)?;
         let names = image.layers.as_deref().unwrap_or_default();
         let diff_ids = parsed.diff_ids(names.len())?;
-        let plan_one = |(name, &diff_id): (&String, &Digest)| {
+        let plan_one = |(name, &diff_id): (&String, &OciDigest)| {
             let reader = members.open(name)?;
-            let reader = reader.ok_or_else(|| Error::not_found("the archive lacks the layer").subject(name))?;
+            let reader = reader.ok_or_else(|| missing("the archive lacks the layer", name))?;
             // Only in `blobs` is the name the digest of the bytes as stored; `<hex>.tar` is that of the bare tar.
-            let blob = name.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
+            let blob = name.strip_prefix("blobs/").and_then(|name| name.replacen('/', ":", 1).parse().ok());
             Ok(PlannedLayer { diff_id, blob, size: Some(reader.len()), media_type: None, member: name.clone() })
         };
         let layers = names.iter().zip(diff_ids).map(plan_one).collect::<Result<_>>()?;
-        Ok(ImagePlan { reference: candidate.reference.clone(), manifest: None, config_digest, config, layers })
+        let config_digest = Digest::of(&config);
+        let own = [config_digest.into()].into_iter().chain(candidate.config).collect();
+        let (reference, passed_over) = (candidate.reference.clone(), vec![]);
+        Ok(ImagePlan { reference, manifest: None, config_digest, config, layers, passed_over, own })
     }
 }
 
-/// The digest a config's name is made of, if it is.
-fn digest_in(name: &str) -> Option<Digest> {
-    let last = name.rsplit('/').next()?;
-    let last = last.strip_suffix(".json").unwrap_or(last);
-    Digest::from_hex(last.strip_prefix("sha256:").unwrap_or(last)).ok()
+/// The digest that a config has by its name, or else by its bytes.
+fn config_digest(name: &str, json: &[u8]) -> OciDigest {
+    digest_in(name).unwrap_or_else(|| Digest::of(json).into())
 }
 
-/// What can not be read says nothing here; it will when the candidate is selected.
-fn platform_of(members: &Members, image: &DockerImage) -> Option<Platform> {
-    let json = members.read(&image.config, JSON_LIMIT).ok()??;
-    Platform::read(&json).ok()?
+/// The digest a config's name is made of, if it is.
+fn digest_in(name: &str) -> Option<OciDigest> {
+    let last = name.rsplit('/').next()?;
+    let last = last.strip_suffix(".json").unwrap_or(last);
+    OciDigest::from_hex(last).or_else(|| last.parse().ok())
 }
 
 #[cfg(test)]
@@ -120,8 +133,22 @@ mod tests {
         let digest = Digest::of(b"x");
         let hex = digest.hex();
         for name in [format!("{hex}.json"), format!("blobs/sha256/{hex}"), format!("sha256:{hex}"), hex.clone()] {
-            assert_eq!(digest_in(&name), Some(digest), "{name}");
+            assert_eq!(digest_in(&name), Some(digest.into()), "{name}");
         }
         assert_eq!(digest_in("config.json"), None);
+    }
+
+    #[test]
+    fn images_without_names_have_digests() {
+        let (_dir, members) = members("linux");
+        let config = OciDigest::from(Digest::of(&std::fs::read(_dir.path().join("c")).unwrap()));
+        for tags in [json!(null), json!([]), json!([""]), json!([NO_NAME])] {
+            let manifest = json!([{ "Config": "c", "RepoTags": tags }]);
+            let (_, candidates) = Archive::read(&members, manifest.to_string().as_bytes()).unwrap();
+            assert_eq!((candidates.len(), &candidates[0].reference), (1, &None), "{tags}");
+            assert_eq!(candidates[0].config, Some(config));
+            assert!(candidates[0].to_string().contains(&config.hex()), "{}", candidates[0]);
+        }
+        assert!(Archive::read(&members, b"null").unwrap().1.is_empty());
     }
 }

@@ -2,11 +2,12 @@
 
 use super::layout::{IndexEntry, LayoutWriter};
 use super::manifest::{LayerBlob, manifest_for};
-use super::plan::Platform;
+use super::names;
+use super::platform::Platform;
 use super::spec;
 use crate::codec::media::{Compression, LayerType};
 use crate::codec::writer::BlobWriter;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher, OciDigest};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
 use crate::store::{ImageInfo, Store};
@@ -41,7 +42,7 @@ impl Default for ExportOptions {
 }
 
 impl ExportOptions {
-    /// The reference the image gets at its target. Default: its name in the store.
+    /// The reference the image gets at its target. Default: its name in the store, or none if it has no name.
     #[must_use]
     pub fn reference(mut self, reference: impl Into<String>) -> Self {
         self.reference = Some(reference.into());
@@ -67,11 +68,11 @@ impl ExportOptions {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ImageExport {
-    /// Digest of the manifest that was written.
+    /// SHA-256 of the manifest that was written.
     pub manifest: Digest,
-    /// Digest of the manifest that was imported.
+    /// SHA-256 of the manifest that was imported.
     pub original: Digest,
-    /// Digest of the configuration, the same as imported.
+    /// SHA-256 of the configuration, the same as imported.
     pub config: Digest,
     /// The manifest, and so every blob, is the same as imported.
     pub identical: bool,
@@ -82,8 +83,8 @@ impl Store {
     /// or can be made again; [`ImageExport::identical`] says which. The same image and options give the same bytes.
     ///
     /// # Errors
-    /// `Corrupt` if anything of the image is damaged; `AlreadyExists` if the target holds something else; `Io`;
-    /// `Cancelled`. A layout that existed is then as it was, but for blobs nothing refers to.
+    /// `Corrupt` if anything of the image is damaged; `AlreadyExists` if the target holds something else;
+    /// `InvalidInput` for a reference in the form of a digest; `Io`; `Cancelled`. A layout that existed is then as it was, but for blobs nothing refers to.
     pub fn export_image(
         &self,
         image: &ImageInfo,
@@ -101,7 +102,10 @@ impl Store {
         options: &ExportOptions,
         observer: &dyn Observer,
     ) -> Result<ImageExport> {
+        options.reference.as_deref().map_or(Ok(()), names::check)?;
         let (config, original) = (self.image_config(image)?, self.image_manifest(image)?);
+        // By what it is called in the manifest; what names the manifest is not known, and taken to be of the same kind.
+        let called = spec::parse::<spec::Manifest>("manifest", &original)?.config.digest()?;
         let mut out = match target {
             ExportTarget::Layout(path) => LayoutWriter::directory(path)?,
             ExportTarget::Archive(path) => LayoutWriter::archive(path)?,
@@ -117,12 +121,15 @@ impl Store {
             .all(|(was, is)| (was.digest, was.size) == (is.digest, is.size));
         let manifest = match same {
             true => original,
-            false => manifest_for((image.config, config.len() as u64), &blobs, Some(&original))?,
+            false => manifest_for((called, config.len() as u64), &blobs, Some(&original))?,
         };
-        out.bytes(&config)?;
-        let digest = out.bytes(&manifest)?;
-        let reference = options.reference.as_deref().unwrap_or(&image.name);
-        let mut entry = IndexEntry::new(digest, manifest.len() as u64).reference(reference);
+        out.bytes_as(called, &config)?;
+        let mut entry = IndexEntry::new(out.bytes_as(called, &manifest)?, manifest.len() as u64);
+        // The digest that stands for a name in the store is none.
+        let name = Some(image.name.as_str()).filter(|name| !names::looks_like_digest(name));
+        if let Some(reference) = options.reference.as_deref().or(name) {
+            entry = entry.reference(reference);
+        }
         if let Some(media_type) = spec::parse::<spec::Manifest>("manifest", &manifest)?.media_type {
             entry = entry.media_type(media_type);
         }
@@ -130,6 +137,7 @@ impl Store {
             entry = entry.platform(platform);
         }
         out.finish(&[entry])?;
+        let digest = Digest::of(&manifest);
         let identical = digest == image.manifest;
         Ok(ImageExport { manifest: digest, original: image.manifest, config: image.config, identical })
     }
@@ -144,7 +152,7 @@ impl Store {
     ) -> Result<LayerBlob> {
         let wanted = options.compression.unwrap_or(was.compression);
         let write = |out: &mut dyn Write| self.write_blob(out, diff_id, &was, (wanted, options.threads), observer);
-        let (digest, size) = out.blob(write)?;
+        let (digest, size) = out.blob_as(was.digest, write)?;
         Ok(LayerBlob { digest, size, compression: wanted })
     }
 
@@ -157,16 +165,56 @@ impl Store {
         (wanted, threads): (Compression, NonZeroUsize),
         observer: &dyn Observer,
     ) -> Result<()> {
-        let kept = self.with_index(|index| index.blob(&was.digest))?.is_some_and(|b| b.kept && b.diff_id == *diff_id);
-        if kept && wanted == was.compression {
-            return self.copy_kept(&was.digest, out, observer);
+        if wanted == was.compression
+            && let Some(kept) = self.kept_blob(diff_id, was, observer)?
+        {
+            return self.copy_kept(&kept, out, observer);
         }
         let mut blob = BlobWriter::new(out, wanted)?;
         self.layer(diff_id)?.export(&mut blob, threads, observer)?;
         blob.finish().map(drop)
     }
 
+    /// The file of a layer's blob, if it was kept. Files are named by SHA-256, so one that the manifest names by SHA-512
+    /// is found by its bytes.
+    pub(super) fn kept_blob(
+        &self,
+        diff_id: &Digest,
+        blob: &LayerBlob,
+        observer: &dyn Observer,
+    ) -> Result<Option<Digest>> {
+        if let OciDigest::Sha256(digest) = &blob.digest {
+            let found = self.with_index(|index| index.blob(digest))?;
+            return Ok(found.filter(|b| b.kept && b.diff_id == *diff_id).map(|b| b.digest));
+        }
+        for kept in self.with_index(|index| index.kept_blobs())? {
+            if kept.diff_id != *diff_id || kept.size != blob.size {
+                continue;
+            }
+            let mut hasher = blob.digest.hasher();
+            self.read_kept(&kept.digest, observer, &mut |bytes| {
+                hasher.update(bytes);
+                Ok(())
+            })?;
+            if hasher.finish() == blob.digest {
+                return Ok(Some(kept.digest));
+            }
+        }
+        Ok(None)
+    }
+
     fn copy_kept(&self, digest: &Digest, out: &mut dyn Write, observer: &dyn Observer) -> Result<()> {
+        self.read_kept(digest, observer, &mut |bytes| {
+            out.write_all(bytes).map_err(|e| Error::from_io("write the blob", e))
+        })
+    }
+
+    fn read_kept(
+        &self,
+        digest: &Digest,
+        observer: &dyn Observer,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let path = self.blob_path(digest);
         let mut file = File::open(&path).map_err(|e| Error::corrupt("kept blob is missing").source(e))?;
         let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 1 << 20]);
@@ -177,7 +225,7 @@ impl Store {
                 break;
             }
             hasher.update(&buffer[..len]);
-            out.write_all(&buffer[..len]).map_err(|e| Error::from_io("write the blob", e))?;
+            take(&buffer[..len])?;
         }
         let actual = hasher.finish();
         if actual == *digest {

@@ -3,11 +3,11 @@
 //! Blobs come first and the index last, so that an index on disk never names a blob that is not. The archive also gets
 //! the `manifest.json` of `docker save`, as Docker 25 writes it, and so can be given to `docker load`.
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, OciDigest, OciHasher};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::members::Members;
 use crate::image::oci::blob_name;
-use crate::image::plan::Platform;
+use crate::image::platform::Platform;
 use crate::image::spec::{Descriptor, JSON_LIMIT, Manifest, OCI_INDEX, OCI_MANIFEST, REF_NAME, parse};
 use crate::image::tar_writer::TarWriter;
 use serde_json::{Value, json};
@@ -17,12 +17,14 @@ use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Where blobs are that are named by SHA-512; made when the first comes.
+const WIDE: &str = "blobs/sha512";
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// An image for the index.
 #[derive(Clone, Debug)]
 pub struct IndexEntry {
-    manifest: Digest,
+    manifest: OciDigest,
     size: u64,
     media_type: String,
     reference: Option<String>,
@@ -31,8 +33,8 @@ pub struct IndexEntry {
 
 impl IndexEntry {
     /// The image whose manifest has this digest and size in bytes.
-    pub fn new(manifest: Digest, size: u64) -> Self {
-        Self { manifest, size, media_type: OCI_MANIFEST.into(), reference: None, platform: None }
+    pub fn new(manifest: impl Into<OciDigest>, size: u64) -> Self {
+        Self { manifest: manifest.into(), size, media_type: OCI_MANIFEST.into(), reference: None, platform: None }
     }
 
     /// The manifest's media type; an OCI manifest's by default.
@@ -76,7 +78,7 @@ pub struct LayoutWriter {
 
 enum Target {
     Directory(PathBuf),
-    Archive { path: PathBuf, blobs: BTreeMap<Digest, Blob> },
+    Archive { path: PathBuf, blobs: BTreeMap<OciDigest, Blob> },
 }
 
 /// A blob that waits for its place in the archive: members are sorted by name, so all must be known.
@@ -119,12 +121,22 @@ impl LayoutWriter {
 
     /// Adds the blob that `produce` writes; its digest and size.
     pub fn blob(&mut self, produce: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<(Digest, u64)> {
+        let (digest, size) = self.blob_as(Digest::of(b"").into(), produce)?;
+        Ok((digest.sha256().ok_or_else(|| Error::invalid("not a SHA-256").subject(digest))?, size))
+    }
+
+    /// Adds a blob under a digest of the same algorithm as `like`.
+    pub(crate) fn blob_as(
+        &mut self,
+        like: OciDigest,
+        produce: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<(OciDigest, u64)> {
         match &mut self.target {
-            Target::Directory(root) => directory_blob(root, produce),
+            Target::Directory(root) => directory_blob(root, like, produce),
             Target::Archive { path, blobs } => {
                 let file =
                     tempfile::tempfile_in(parent(path)).map_err(|e| Error::io("cannot create a spool file", e))?;
-                let (digest, size) = write_hashed(&file, produce)?;
+                let (digest, size) = write_hashed(&file, like, produce)?;
                 blobs.entry(digest).or_insert(Blob::Spooled(file, size));
                 Ok((digest, size))
             }
@@ -133,13 +145,20 @@ impl LayoutWriter {
 
     /// Adds a small blob: a manifest or config.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::of(bytes);
+        self.bytes_as(digest.into(), bytes)?;
+        Ok(digest)
+    }
+
+    /// Adds a small blob under a digest of the same algorithm as `like`.
+    pub(crate) fn bytes_as(&mut self, like: OciDigest, bytes: &[u8]) -> Result<OciDigest> {
         match &mut self.target {
             Target::Directory(_) => {
                 let produce = |out: &mut dyn Write| out.write_all(bytes).map_err(|e| Error::io("cannot write", e));
-                Ok(self.blob(produce)?.0)
+                Ok(self.blob_as(like, produce)?.0)
             }
             Target::Archive { blobs, .. } => {
-                let digest = Digest::of(bytes);
+                let digest = like.same_of(bytes);
                 blobs.insert(digest, Blob::Json(bytes.to_vec()));
                 Ok(digest)
             }
@@ -157,10 +176,15 @@ impl LayoutWriter {
     }
 }
 
-fn directory_blob(root: &Path, produce: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<(Digest, u64)> {
+fn directory_blob(
+    root: &Path,
+    like: OciDigest,
+    produce: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<(OciDigest, u64)> {
     let temporary = temporary_in(root)?;
-    let (digest, size) = write_hashed(temporary.as_file(), produce)?;
+    let (digest, size) = write_hashed(temporary.as_file(), like, produce)?;
     let place = root.join(blob_name(digest));
+    fs::create_dir_all(parent(&place)).map_err(|e| Error::io("cannot make the layout", e).subject(place.display()))?;
     // One that is there is left alone, unless it is not the same.
     if !place.metadata().is_ok_and(|m| m.is_file() && m.len() == size && holds(&place, digest)) {
         publish(temporary, &place)?;
@@ -169,7 +193,7 @@ fn directory_blob(root: &Path, produce: impl FnOnce(&mut dyn Write) -> Result<()
 }
 
 /// Hashes what is written.
-struct Hashed<W>(W, Hasher);
+struct Hashed<W>(W, OciHasher);
 
 impl<W: Write> Write for Hashed<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -183,15 +207,19 @@ impl<W: Write> Write for Hashed<W> {
 }
 
 /// Whether the file can be read and has this digest.
-fn holds(path: &Path, digest: Digest) -> bool {
-    let mut hashed = BufWriter::with_capacity(256 << 10, Hashed(io::sink(), Hasher::default()));
+fn holds(path: &Path, digest: OciDigest) -> bool {
+    let mut hashed = BufWriter::with_capacity(256 << 10, Hashed(io::sink(), digest.hasher()));
     let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hashed));
     read.is_ok() && hashed.into_inner().is_ok_and(|hashed| hashed.1.finish() == digest)
 }
 
 /// Lets `produce` write to `file`, hashing it.
-fn write_hashed(file: &File, produce: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<(Digest, u64)> {
-    let mut out = BufWriter::with_capacity(256 << 10, Hashed(file, Hasher::default()));
+fn write_hashed(
+    file: &File,
+    like: OciDigest,
+    produce: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<(OciDigest, u64)> {
+    let mut out = BufWriter::with_capacity(256 << 10, Hashed(file, like.hasher()));
     produce(&mut out)?;
     let hashed = out.into_inner().map_err(|e| Error::from_io("cannot write the blob", e.into_error()))?;
     let size = hashed.1.len();
@@ -204,6 +232,9 @@ fn finish_directory(root: &Path, entries: &[IndexEntry]) -> Result<()> {
     // Two writers of one layout would lose each other's index entries.
     directory.lock().map_err(|e| Error::io("cannot lock the layout", e))?;
     sync_directory(&root.join("blobs/sha256"))?;
+    if root.join(WIDE).is_dir() {
+        sync_directory(&root.join(WIDE))?;
+    }
     sync_directory(&root.join("blobs"))?;
     if !root.join("oci-layout").exists() {
         write_file(root, "oci-layout", OCI_LAYOUT)?;
@@ -240,14 +271,18 @@ fn index(old: Option<&[u8]>, entries: &[IndexEntry]) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-fn finish_archive(path: &Path, mut blobs: BTreeMap<Digest, Blob>, entries: &[IndexEntry]) -> Result<()> {
+fn finish_archive(path: &Path, mut blobs: BTreeMap<OciDigest, Blob>, entries: &[IndexEntry]) -> Result<()> {
     let docker = docker_manifest(&blobs, entries)?;
     let mut temporary = temporary_in(parent(path))?;
     let mut tar = TarWriter::new(BufWriter::with_capacity(256 << 10, temporary.as_file_mut()));
     tar.directory("blobs/")?;
     tar.directory("blobs/sha256/")?;
-    // Digests sort as their hex names do. Each spool file is given back as soon as it is copied.
+    let mut wide = false;
+    // Digests sort as their names do. Each spool file is given back as soon as it is copied.
     while let Some((digest, blob)) = blobs.pop_first() {
+        if !std::mem::replace(&mut wide, digest.sha256().is_none()) && wide {
+            tar.directory(&format!("{WIDE}/"))?;
+        }
         match blob {
             Blob::Json(bytes) => tar.file(&blob_name(digest), bytes.len() as u64, &mut &bytes[..])?,
             Blob::Spooled(mut file, size) => {
@@ -271,7 +306,7 @@ fn finish_archive(path: &Path, mut blobs: BTreeMap<Digest, Blob>, entries: &[Ind
 }
 
 /// The `manifest.json` of `docker save` for those entries that are single images.
-fn docker_manifest(blobs: &BTreeMap<Digest, Blob>, entries: &[IndexEntry]) -> Result<Vec<u8>> {
+fn docker_manifest(blobs: &BTreeMap<OciDigest, Blob>, entries: &[IndexEntry]) -> Result<Vec<u8>> {
     let mut images = Vec::new();
     for entry in entries {
         let Some(Blob::Json(bytes)) = blobs.get(&entry.manifest) else {
@@ -281,8 +316,8 @@ fn docker_manifest(blobs: &BTreeMap<Digest, Blob>, entries: &[IndexEntry]) -> Re
         let path = |d: &Descriptor| d.digest().map(blob_name);
         let layers = manifest.layers.as_deref().unwrap_or_default().iter().map(path).collect::<Result<Vec<_>>>()?;
         // Docker wants a whole name; a bare tag would become the name of an image.
-        let tags: Vec<_> =
-            entry.reference.iter().filter(|r| r.rsplit('/').next().is_some_and(|n| n.contains(':'))).collect();
+        let tagged = |r: &&String| r.rsplit('/').next().is_some_and(|n| n.contains(':'));
+        let tags = entry.reference.as_ref().filter(tagged).map(|tag| vec![tag]);
         images.push(json!({ "Config": path(&manifest.config)?, "RepoTags": tags, "Layers": layers }));
     }
     Ok(Value::Array(images).to_string().into_bytes())

@@ -1,7 +1,7 @@
 //! A manifest for layers that were compressed anew.
 
 use crate::codec::media::Compression;
-use crate::digest::Digest;
+use crate::digest::OciDigest;
 use crate::error::{Error, Result};
 use crate::image::spec::{OCI_CONFIG, OCI_MANIFEST};
 use serde_json::{Map, Value, json};
@@ -13,8 +13,8 @@ const OF_THE_BYTES: [&str; 3] =
 /// A layer blob as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerBlob {
-    /// SHA-256 of the blob.
-    pub digest: Digest,
+    /// The digest by which the manifest names the blob.
+    pub digest: OciDigest,
     /// Its size in bytes.
     pub size: u64,
     /// How it is compressed.
@@ -29,7 +29,11 @@ pub struct LayerBlob {
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `original` is not a JSON object.
-pub fn manifest_for(config: (Digest, u64), layers: &[LayerBlob], original: Option<&[u8]>) -> Result<Vec<u8>> {
+pub fn manifest_for(
+    config: (impl Into<OciDigest>, u64),
+    layers: &[LayerBlob],
+    original: Option<&[u8]>,
+) -> Result<Vec<u8>> {
     let mut manifest = original.map_or(Ok(Map::new()), parse_object)?;
     let old_layers = match manifest.remove("layers") {
         Some(Value::Array(old)) if old.len() == layers.len() => old,
@@ -40,7 +44,7 @@ pub fn manifest_for(config: (Digest, u64), layers: &[LayerBlob], original: Optio
         Some(Value::Object(old)) => old,
         _ => Map::new(),
     };
-    set(&mut config_descriptor, OCI_CONFIG, config.0, config.1);
+    set(&mut config_descriptor, OCI_CONFIG, config.0.into(), config.1);
     manifest.insert("schemaVersion".into(), json!(2));
     manifest.insert("mediaType".into(), json!(OCI_MANIFEST));
     manifest.insert("config".into(), Value::Object(config_descriptor));
@@ -73,7 +77,7 @@ fn layer_descriptor(old: Value, new: &LayerBlob) -> Value {
 }
 
 /// Points a descriptor at a blob; a copy of the old blob's bytes in `data` would contradict it.
-fn set(descriptor: &mut Map<String, Value>, media_type: &str, digest: Digest, size: u64) {
+fn set(descriptor: &mut Map<String, Value>, media_type: &str, digest: OciDigest, size: u64) {
     descriptor.remove("data");
     descriptor.insert("mediaType".into(), json!(media_type));
     descriptor.insert("digest".into(), json!(digest));
@@ -83,9 +87,10 @@ fn set(descriptor: &mut Map<String, Value>, media_type: &str, digest: Digest, si
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::Digest;
 
     fn blob(seed: u8) -> LayerBlob {
-        LayerBlob { digest: Digest::of(&[seed]), size: 7, compression: Compression::Zstd }
+        LayerBlob { digest: Digest::of(&[seed]).into(), size: 7, compression: Compression::Zstd }
     }
 
     #[test]

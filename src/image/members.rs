@@ -4,7 +4,7 @@
 //! else; in a directory they must be relative, without `..`, and the kernel is asked to resolve them beneath the
 //! directory.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::image::archive::{self, Member, Table};
 use crate::limits::Limits;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -41,6 +41,14 @@ impl Members {
         Self::Archive { file: Arc::new(file), table }
     }
 
+    /// Whether an archive has a member whose name fits; of a directory no names are known.
+    pub(crate) fn any(&self, fits: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Self::Directory(_) => false,
+            Self::Archive { table, .. } => table.keys().any(|name| fits(name)),
+        }
+    }
+
     /// Opens a file; `None` if there is none of that name.
     pub(crate) fn open(&self, name: &str) -> Result<Option<MemberReader>> {
         let wanted =
@@ -58,7 +66,8 @@ impl Members {
 
     /// Opens a file that must be there.
     pub(crate) fn require(&self, name: &str) -> Result<MemberReader> {
-        self.open(name)?.ok_or_else(|| Error::not_found("the image lacks a file").subject(name))
+        self.open(name)?
+            .ok_or_else(|| Error::not_found("the image lacks a file").subject(name).advise(Advice::GetAgain))
     }
 
     /// Reads a whole file of at most `limit` bytes; `None` if there is none of that name.

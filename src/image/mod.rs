@@ -9,6 +9,7 @@
 pub(crate) mod additional;
 pub(crate) mod append;
 pub(crate) mod archive;
+pub(crate) mod base64;
 mod catalog;
 pub(crate) mod docker;
 pub(crate) mod export;
@@ -19,8 +20,10 @@ pub(crate) mod layout;
 mod listing;
 pub(crate) mod manifest;
 pub(crate) mod members;
+pub(crate) mod names;
 pub(crate) mod oci;
 pub(crate) mod plan;
+pub(crate) mod platform;
 pub(crate) mod source;
 pub(crate) mod spec;
 pub(crate) mod tar_writer;

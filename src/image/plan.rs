@@ -1,118 +1,17 @@
 //! What can be chosen from an image source, and what was chosen.
 
-use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::spec::{ConfigPlatform, RawPlatform, bounded, parse};
+use crate::codec::media::{Compression, LayerType};
+use crate::digest::{Digest, OciDigest};
+use crate::error::{Advice, Error, Result};
+use crate::image::names::DigestPrefix;
+use crate::image::platform::Platform;
 use std::fmt;
-use std::str::FromStr;
 
 /// Candidates in one source; OCI's indexes are counted by the same.
 pub(crate) const MAX_CANDIDATES: usize = 10_000;
 
 /// The longest reference: every candidate has its own copy. Registries stop at 255 bytes and a tag of 128.
 pub(crate) const MAX_REFERENCE: usize = 4096;
-
-/// The longest of a platform's fields: every candidate has its own copy. Go knows none longer than `loongarch64`.
-const MAX_PLATFORM_FIELD: usize = 64;
-
-/// Operating system and processor an image is for, in Go's words: `linux/amd64`, `linux/arm/v7`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
-impl Platform {
-    /// The platform this program runs on.
-    pub fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "x86" => "386",
-            "aarch64" => "arm64",
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            "powerpc64" => "ppc64",
-            "loongarch64" => "loong64",
-            other => other,
-        };
-        Self { os: std::env::consts::OS.into(), architecture: architecture.into(), variant: None }
-    }
-
-    /// The same operating system and architecture, and the same variant where this one names any.
-    fn accepts(&self, other: &Self) -> bool {
-        let same = self.os == other.os && self.architecture == other.architecture;
-        same && (self.variant.is_none() || self.variant() == other.variant())
-    }
-
-    /// The variant; `v8` is what arm64 has when it names none.
-    fn variant(&self) -> Option<&str> {
-        let default = if self.architecture == "arm64" { Some("v8") } else { None };
-        self.variant.as_deref().or(default)
-    }
-
-    /// What BuildKit gives to manifests that are no image.
-    pub(crate) fn is_unknown(&self) -> bool {
-        self.os == "unknown" && self.architecture == "unknown"
-    }
-
-    pub(crate) fn from_raw(raw: &RawPlatform) -> Result<Option<Self>> {
-        check_fields([Some(&raw.os), Some(&raw.architecture), raw.variant.as_ref()])?;
-        Ok(Self::known(&raw.os, &raw.architecture, raw.variant.as_deref()))
-    }
-
-    /// The platform in a config that nobody has checked yet.
-    pub(crate) fn read(config: &[u8]) -> Result<Option<Self>> {
-        let config: ConfigPlatform = parse("the config", config)?;
-        check_fields([config.os.as_ref(), config.architecture.as_ref(), config.variant.as_ref()])?;
-        Ok(Self::from_config(&config))
-    }
-
-    pub(crate) fn from_config(config: &ConfigPlatform) -> Option<Self> {
-        Self::known(config.os.as_deref()?, config.architecture.as_deref()?, config.variant.as_deref())
-    }
-
-    fn known(os: &str, architecture: &str, variant: Option<&str>) -> Option<Self> {
-        let variant = variant.filter(|v| !v.is_empty()).map(str::to_owned);
-        let known = !os.is_empty() && !architecture.is_empty();
-        known.then(|| Self { os: os.into(), architecture: architecture.into(), variant })
-    }
-
-    /// As an index entry's `platform`.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
-        let mut json = serde_json::json!({ "os": self.os, "architecture": self.architecture });
-        if let Some(variant) = &self.variant {
-            json["variant"] = variant.as_str().into();
-        }
-        json
-    }
-}
-
-/// Operating system, architecture and variant against their limit.
-fn check_fields(values: [Option<&String>; 3]) -> Result<()> {
-    let mut fields = ["os", "architecture", "variant"].into_iter().zip(values);
-    fields.try_for_each(|(field, value)| bounded(field, value.map_or("", String::as_str), MAX_PLATFORM_FIELD))
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |v| write!(f, "/{v}"))
-    }
-}
-
-impl FromStr for Platform {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let parts: Vec<_> = text.split('/').collect();
-        let platform = match parts[..] {
-            [os, architecture] => Self::known(os, architecture, None),
-            [os, architecture, variant] if !variant.is_empty() => Self::known(os, architecture, Some(variant)),
-            _ => None,
-        };
-        platform.ok_or_else(|| Error::invalid("not a platform").subject(text).expected("os/architecture[/variant]"))
-    }
-}
 
 /// Which image of a source is wanted. The default asks for the only one there is.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +21,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Wants the image of this name (as in the source), tag, or manifest digest.
+    /// Wants the image of this name (as in the source) or tag, or with this digest of its manifest, its configuration
+    /// or the index that lists it. A full digest, with its algorithm or without, is never compared with names.
     #[must_use]
     pub fn reference(mut self, reference: impl Into<String>) -> Self {
         self.reference = Some(reference.into());
@@ -146,7 +46,11 @@ pub struct Candidate {
     /// What it is for, where the source says.
     pub platform: Option<Platform>,
     /// Digest of its manifest; `docker save` archives of the older form have none.
-    pub manifest: Option<Digest>,
+    pub manifest: Option<OciDigest>,
+    /// Digest of its configuration, where it is known without reading the manifest.
+    pub config: Option<OciDigest>,
+    /// Digest of what the source gives the name to: the manifest, or the index that lists it.
+    pub(crate) named: Option<OciDigest>,
     /// Other names it goes by: the bare tag beside the full reference.
     pub(crate) aliases: Vec<String>,
     /// The same for two candidates exactly if they are one image under two names.
@@ -159,43 +63,75 @@ impl fmt::Display for Candidate {
         if let Some(platform) = &self.platform {
             write!(f, " {platform}")?;
         }
-        self.manifest.map_or(Ok(()), |digest| write!(f, " {digest}"))
-    }
-}
-
-/// Picks exactly one of `candidates`; its place among them.
-pub(crate) fn choose(candidates: &[Candidate], selector: &Selector) -> Result<usize> {
-    let named = |c: &Candidate| selector.reference.as_ref().is_none_or(|wanted| has_name(c, wanted));
-    let fits = |c: &Candidate| match (&selector.platform, &c.platform) {
-        (Some(wanted), Some(platform)) => wanted.accepts(platform),
-        (wanted, _) => wanted.is_none(),
-    };
-    let mut left: Vec<usize> =
-        (0..candidates.len()).filter(|&i| named(&candidates[i]) && fits(&candidates[i])).collect();
-    if selector.platform.is_none() && !one_image(candidates, &left) {
-        let host = Platform::host();
-        let native = |&i: &usize| candidates[i].platform.as_ref().is_some_and(|p| host.accepts(p));
-        let native: Vec<usize> = left.iter().copied().filter(native).collect();
-        if one_image(candidates, &native) {
-            left = native;
+        match (self.manifest, self.config) {
+            (Some(digest), _) | (None, Some(digest)) => write!(f, " {digest}"),
+            (None, None) => Ok(()),
         }
     }
-    match left.first() {
-        Some(&first) if one_image(candidates, &left) => Ok(first),
-        Some(_) => Err(ambiguous(candidates, &left)),
-        None => Err(none_fits(candidates, selector)),
-    }
 }
 
-fn one_image(candidates: &[Candidate], indices: &[usize]) -> bool {
+/// What is known of a source besides its candidates.
+pub(crate) struct Listed<'a> {
+    pub(crate) candidates: &'a [Candidate],
+    /// What the source lists and is no candidate, each with the reason.
+    pub(crate) passed_over: &'a [String],
+    /// The digest of a candidate's configuration, if its manifest can be read.
+    pub(crate) config: &'a dyn Fn(&Candidate) -> Option<OciDigest>,
+}
+
+/// The candidates that fit, one at least. They are of one image, if [`one_image`] says so.
+pub(crate) fn fitting(listed: &Listed<'_>, selector: &Selector) -> Result<Vec<usize>> {
+    let candidates = listed.candidates;
+    let mut left = named(listed, selector.reference.as_deref());
+    left.retain(|&i| match (&selector.platform, &candidates[i].platform) {
+        (Some(wanted), Some(platform)) => wanted.accepts(platform),
+        (wanted, _) => wanted.is_none(),
+    });
+    let narrow = |left: &mut Vec<usize>, fits: &dyn Fn(&Platform) -> bool| {
+        if one_image(candidates, left) {
+            return;
+        }
+        let better = |&i: &usize| candidates[i].platform.as_ref().is_some_and(fits);
+        let better: Vec<usize> = left.iter().copied().filter(better).collect();
+        if !better.is_empty() {
+            *left = better;
+        }
+    };
+    if selector.platform.is_none() {
+        let host = Platform::host();
+        narrow(&mut left, &|platform| host.accepts(platform));
+    }
+    if selector.platform.as_ref().is_none_or(|wanted| wanted.variant.is_none()) {
+        let host = Platform::host();
+        let architecture = selector.platform.as_ref().map_or(&host.architecture, |p| &p.architecture);
+        narrow(&mut left, &|platform| platform.architecture == *architecture && platform.is_usual());
+    }
+    if left.is_empty() { Err(none_fits(listed, selector)) } else { Ok(left) }
+}
+
+/// The candidates that a reference names; all without one.
+fn named(listed: &Listed<'_>, wanted: Option<&str>) -> Vec<usize> {
+    let those = |fits: &dyn Fn(&Candidate) -> bool| -> Vec<usize> {
+        (0..listed.candidates.len()).filter(|&i| fits(&listed.candidates[i])).collect()
+    };
+    let Some(wanted) = wanted else { return those(&|_| true) };
+    let Some(digest) = DigestPrefix::parse(wanted).and_then(|prefix| prefix.full()) else {
+        return those(&|c| has_name(c, wanted));
+    };
+    let direct = those(&|c| [c.manifest, c.named, c.config].contains(&Some(digest)));
+    // Manifests are read only if nothing else has the digest.
+    if direct.is_empty() { those(&|c| (listed.config)(c) == Some(digest)) } else { direct }
+}
+
+/// Whether the candidates are names of one image.
+pub(crate) fn one_image(candidates: &[Candidate], indices: &[usize]) -> bool {
     let mut numbers = indices.iter().map(|&i| candidates[i].number);
     numbers.next().is_some_and(|first| numbers.all(|n| n == first))
 }
 
-fn has_name(candidate: &Candidate, wanted: &str) -> bool {
-    let names = candidate.reference.iter().chain(&candidate.aliases);
-    let digest = candidate.manifest.is_some_and(|d| d.to_string() == wanted);
-    digest || names.into_iter().any(|name| familiar(name) == familiar(wanted))
+pub(crate) fn has_name(candidate: &Candidate, wanted: &str) -> bool {
+    let mut names = candidate.reference.iter().chain(&candidate.aliases);
+    names.any(|name| familiar(name) == familiar(wanted))
 }
 
 /// Docker writes `docker.io/library/x` and shows `x`.
@@ -204,15 +140,25 @@ fn familiar(name: &str) -> &str {
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-fn ambiguous(candidates: &[Candidate], left: &[usize]) -> Error {
-    let mut names: Vec<_> = left.iter().map(|&i| &candidates[i].reference).collect();
-    names.dedup();
-    let option = if names.len() > 1 { "reference" } else { "platform" };
-    let list = listing(left.iter().map(|&i| &candidates[i]));
-    Error::invalid(format!("several images fit; choose one by its {option}: {list}"))
+pub(crate) fn ambiguous(candidates: &[Candidate], left: &[usize]) -> Error {
+    let of = |i: &usize| &candidates[*i];
+    let same = |what: &dyn Fn(&Candidate) -> String| {
+        let mut all = left.iter().map(|i| what(of(i)));
+        all.next().is_none_or(|first| all.all(|other| other == first))
+    };
+    let (option, advice) = if !same(&|c| c.reference.clone().unwrap_or_default()) {
+        ("name", Advice::ChooseByName)
+    } else if !same(&|c| c.platform.as_ref().map(Platform::to_string).unwrap_or_default()) {
+        ("platform", Advice::ChooseByPlatform)
+    } else {
+        ("digest", Advice::ChooseByDigest)
+    };
+    let list = listing(left.iter().map(of));
+    Error::invalid(format!("several images fit; choose one by its {option}: {list}")).advise(advice)
 }
 
-fn none_fits(candidates: &[Candidate], selector: &Selector) -> Error {
+fn none_fits(listed: &Listed<'_>, selector: &Selector) -> Error {
+    let candidates = listed.candidates;
     let mut wanted = String::new();
     if let Some(reference) = &selector.reference {
         wanted += &format!(" named '{reference}'");
@@ -220,8 +166,15 @@ fn none_fits(candidates: &[Candidate], selector: &Selector) -> Error {
     if let Some(platform) = &selector.platform {
         wanted += &format!(" for {platform}");
     }
-    let there = if candidates.is_empty() { "none".into() } else { listing(candidates.iter()) };
-    Error::not_found(format!("there is no image{wanted}; there is: {there}"))
+    let mut message = format!("there is no image{wanted}");
+    if !candidates.is_empty() {
+        message += &format!("; there is: {}", listing(candidates.iter()));
+    }
+    if !listed.passed_over.is_empty() {
+        message += &format!("; passed over: {}", listed.passed_over.join(", "));
+    }
+    let e = Error::not_found(message);
+    if candidates.is_empty() { e } else { e.advise(Advice::ChooseAnother) }
 }
 
 fn listing<'a>(candidates: impl Iterator<Item = &'a Candidate>) -> String {
@@ -237,12 +190,17 @@ pub struct ImagePlan {
     pub reference: Option<String>,
     /// The manifest as it was; none in `docker save` archives of the older form.
     pub manifest: Option<RawManifest>,
-    /// Digest of the config.
+    /// SHA-256 of the config, whatever digest the manifest calls it by.
     pub config_digest: Digest,
     /// The config as it was.
     pub config: Vec<u8>,
     /// The layers, lowest first.
     pub layers: Vec<PlannedLayer>,
+    /// Other manifests of the same configuration and platform, whose layers are compressed in another way: any of them
+    /// would have done, and this one is read faster.
+    pub passed_over: Vec<OciDigest>,
+    /// The digests by which a name may call the image: of manifest, configuration and index.
+    pub(crate) own: Vec<OciDigest>,
 }
 
 /// A manifest, verbatim.
@@ -262,9 +220,9 @@ pub struct RawManifest {
 #[non_exhaustive]
 pub struct PlannedLayer {
     /// What the config says the uncompressed tar hashes to.
-    pub diff_id: Digest,
+    pub diff_id: OciDigest,
     /// What the blob as stored hashes to, where the source says.
-    pub blob: Option<Digest>,
+    pub blob: Option<OciDigest>,
     /// Bytes of the blob as stored.
     pub size: Option<u64>,
     /// The media type in the manifest, if there is one.
@@ -274,27 +232,53 @@ pub struct PlannedLayer {
 }
 
 /// The config's bytes against the digest they must have.
-pub(crate) fn verify(what: &str, bytes: &[u8], expected: Digest) -> Result<()> {
-    let actual = Digest::of(bytes);
+pub(crate) fn verify(what: &str, bytes: &[u8], expected: OciDigest) -> Result<()> {
+    let actual = expected.same_of(bytes);
     if actual != expected {
-        let e = Error::new(ErrorKind::InvalidInput, "the bytes do not match their digest").subject(what);
+        let e = Error::invalid("the bytes do not match their digest").subject(what).advise(Advice::GetAgain);
         return Err(e.expected(expected).actual(actual));
     }
     Ok(())
 }
 
+impl PlannedLayer {
+    /// How fast its compression is undone, by what the manifest says: the smaller the faster.
+    pub(crate) fn cost(&self) -> u8 {
+        match self.media_type.as_deref().and_then(LayerType::parse).map(|layer| layer.compression) {
+            Some(Compression::Zstd) => 0,
+            Some(Compression::None) => 1,
+            _ => 2,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     fn candidate(number: usize, reference: &str, platform: &str) -> Candidate {
         Candidate {
             reference: (!reference.is_empty()).then(|| reference.into()),
             platform: (!platform.is_empty()).then(|| platform.parse().unwrap()),
-            manifest: Some(Digest::of(&[number as u8])),
+            manifest: Some(Digest::of(&[number as u8]).into()),
+            config: None,
+            named: None,
             aliases: vec![],
             number,
         }
+    }
+
+    /// The place of the one image that fits. Each has a configuration of its own.
+    fn choose(candidates: &[Candidate], selector: &Selector) -> Result<usize> {
+        let config = |c: &Candidate| Some(config_of(c.number));
+        let passed_over = ["an attestation".to_owned()];
+        let left = fitting(&Listed { candidates, passed_over: &passed_over, config: &config }, selector)?;
+        if one_image(candidates, &left) { Ok(left[0]) } else { Err(ambiguous(candidates, &left)) }
+    }
+
+    fn config_of(number: usize) -> OciDigest {
+        Digest::of(&[100 + number as u8]).into()
     }
 
     fn foreign() -> &'static str {
@@ -324,7 +308,7 @@ mod tests {
     fn names_the_option_that_would_decide() {
         let host = Platform::host().to_string();
         let e = choose(&[candidate(0, "a", &host), candidate(1, "b", &host)], &Selector::default()).unwrap_err();
-        assert!(e.kind() == ErrorKind::InvalidInput && e.message().contains("reference"), "{e}");
+        assert!(e.kind() == ErrorKind::InvalidInput && e.message().contains("by its name"), "{e}");
         assert!(e.message().contains("a linux") && e.message().contains("b linux"), "{e}");
         let same = [candidate(0, "a", "linux/arm/v6"), candidate(1, "a", "linux/arm/v7")];
         assert!(choose(&same, &Selector::default()).unwrap_err().message().contains("platform"));
@@ -339,29 +323,47 @@ mod tests {
         assert_eq!(choose(&all, &Selector::default().reference("me/x:1")).unwrap(), 1);
         let digest = Digest::of(&[1]).to_string();
         assert_eq!(choose(&all, &Selector::default().reference(digest)).unwrap(), 1);
+        for config in [config_of(1).to_string(), config_of(1).hex()] {
+            assert_eq!(choose(&all, &Selector::default().reference(config)).unwrap(), 1);
+        }
     }
 
+    /// The author of an image may write what he likes; what is asked for by its digest has that digest.
     #[test]
-    fn arm64_is_v8() {
-        let wanted: Platform = "linux/arm64/v8".parse().unwrap();
-        assert!(wanted.accepts(&"linux/arm64".parse().unwrap()));
-        assert!(!wanted.accepts(&"linux/arm64/v9".parse().unwrap()));
-        for bad in ["", "linux", "linux/", "a/b/c/d", "linux/arm/"] {
-            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+    fn a_name_in_the_form_of_a_digest_is_not_looked_at() {
+        for digest in [candidate(1, "", "").manifest.unwrap(), config_of(1)] {
+            for text in [digest.to_string(), digest.hex()] {
+                let all = [candidate(0, &text, ""), candidate(1, "b", "")];
+                assert_eq!(choose(&all, &Selector::default().reference(text)).unwrap(), 1);
+            }
         }
     }
 
     #[test]
-    fn platform_fields_are_bounded() {
-        for field in ["os", "architecture", "variant"] {
-            let config = |len| {
-                let mut json = serde_json::json!({ "os": "linux", "architecture": "arm", "variant": "v7" });
-                json[field] = "x".repeat(len).into();
-                json.to_string()
-            };
-            assert!(Platform::read(config(MAX_PLATFORM_FIELD).as_bytes()).unwrap().is_some());
-            let e = Platform::read(config(MAX_PLATFORM_FIELD + 1).as_bytes()).unwrap_err();
-            assert!(e.kind() == ErrorKind::LimitExceeded && e.message().contains(field), "{e}");
-        }
+    fn errors_advise_what_decides() {
+        let host = Platform::host().to_string();
+        let advice = |all: &[Candidate]| choose(all, &Selector::default()).unwrap_err().advice();
+        let (a, b) = (candidate(0, "a", &host), candidate(1, "a", &host));
+        assert_eq!(advice(&[a.clone(), b]), Some(Advice::ChooseByDigest));
+        assert_eq!(advice(&[a.clone(), candidate(1, "b", &host)]), Some(Advice::ChooseByName));
+        assert_eq!(advice(&[]), None);
+        let e = choose(&[], &Selector::default()).unwrap_err();
+        assert_eq!(e.message(), "there is no image; passed over: an attestation");
+        let e = choose(&[a], &Selector::default().reference("c")).unwrap_err();
+        assert!(e.message().contains("there is: a") && e.advice() == Some(Advice::ChooseAnother), "{e}");
+    }
+
+    /// Indexes of newer distributions list a variant for newer processors beside the usual one.
+    #[test]
+    fn the_usual_variant_goes_before_others() {
+        let of = |architecture: &str, variants: [&str; 2]| {
+            let platform = |v: &str| format!("linux/{architecture}{v}");
+            let all = [candidate(0, "a", &platform(variants[0])), candidate(1, "a", &platform(variants[1]))];
+            choose(&all, &Selector::default().platform(platform("").parse().unwrap()))
+        };
+        assert_eq!(of("amd64", ["/v3", ""]).unwrap(), 1);
+        assert_eq!(of("amd64", ["/v1", "/v2"]).unwrap(), 0);
+        assert_eq!(of("arm", ["/v6", "/v7"]).unwrap(), 1);
+        assert!(of("arm", ["/v5", "/v6"]).is_err());
     }
 }

@@ -5,7 +5,7 @@ use crate::digest::Digest;
 use crate::error::ErrorKind;
 use crate::image::fixture::{at, compress, config, layer, member, skopeo, tar, write_image};
 use crate::image::layout::{IndexEntry, LayoutWriter};
-use crate::image::plan::Platform;
+use crate::image::platform::Platform;
 use crate::image::tar_writer::TarWriter;
 use serde_json::{Value, json};
 use std::fs;

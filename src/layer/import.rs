@@ -8,7 +8,7 @@ use super::assemble::Assembler;
 use super::options::ImportOptions;
 use crate::codec::blob::{BlobReader, BlobSummary};
 use crate::codec::media::Compression;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher, OciDigest, OciHasher};
 use crate::error::{Error, Result};
 use crate::observe::{Event, Observer, check};
 use crate::store::{BlobInfo, Change, Ingest, LayerInfo, Outcome, Store};
@@ -63,8 +63,8 @@ pub(crate) struct LayerJob<'a> {
     pub(crate) source: Box<dyn FnOnce() -> Result<Box<dyn Read + Send + 'a>> + Send + 'a>,
     /// Size of the blob where known.
     pub(crate) size: Option<u64>,
-    pub(crate) expected_blob: Option<Digest>,
-    pub(crate) expected_diff_id: Option<Digest>,
+    pub(crate) expected_blob: Option<OciDigest>,
+    pub(crate) expected_diff_id: Option<OciDigest>,
 }
 
 /// A layer taken in but not yet published.
@@ -145,7 +145,7 @@ impl Store {
             source: Box::new(move || Ok(Box::new(blob))),
             size: None,
             expected_blob: options.expected_blob,
-            expected_diff_id: options.expected_diff_id,
+            expected_diff_id: options.expected_diff_id.map(OciDigest::from),
         };
         let ingest = Ingest::begin(self, options.compress, options.threads)?;
         let mut done = import_layers(&ingest, vec![job], options, observer)?;
@@ -281,22 +281,24 @@ fn import_one(
     let (expected_blob, expected_diff_id) = (job.expected_blob, job.expected_diff_id);
     std::thread::scope(|scope| {
         let reading = scope.spawn(move || {
-            let source = Watched { inner: (job.source)()?, kept: kept.as_ref(), layer: number, observer };
+            let mut wide = second_hash(expected_blob);
+            let inner = (job.source)()?;
+            let source = Watched { inner, kept: kept.as_ref(), wide: wide.as_mut(), layer: number, observer };
             let summary = read_blob(source, &options.limits, &full, &spare)?;
-            Ok::<_, Error>((summary, kept))
+            Ok::<_, Error>((summary, wide.map(OciHasher::finish), kept))
         });
-        let parsed = take_apart(ingest, &tar, &empty, options);
+        let parsed = take_apart(ingest, &tar, &empty, options, second_hash(expected_diff_id));
         // Lets a reader that is still sending find out that nobody listens.
         drop(tar);
         let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // A broken stream makes a broken tar: the reader's reason is the better one, unless it only lost its listener.
-        let ((blob, kept), parsed) = match (read, parsed) {
+        let ((blob, wide, kept), parsed) = match (read, parsed) {
             (Err(e), _) if e.kind() != crate::ErrorKind::Cancelled || observer.cancelled() => return Err(e),
             (_, Err(e)) | (Err(e), _) => return Err(e),
             (Ok(read), Ok(parsed)) => (read, parsed),
         };
-        expect("blob digest", expected_blob, blob.digest)?;
-        expect("diff_id", expected_diff_id, parsed.diff_id)?;
+        expect("blob digest", expected_blob, wide.unwrap_or(blob.digest.into()))?;
+        expect("diff_id", expected_diff_id, parsed.wide.unwrap_or(parsed.diff_id.into()))?;
         let (record, entries, content) = parsed.assembler.finish(parsed.diff_id, parsed.tar_size)?;
         observer.event(Event::LayerFinished { layer: number, diff_id: parsed.diff_id, known: false });
         let info = LayerInfo { diff_id: parsed.diff_id, tar_size: parsed.tar_size, entries, held: false };
@@ -304,7 +306,12 @@ fn import_one(
     })
 }
 
-fn expect(what: &str, expected: Option<Digest>, actual: Digest) -> Result<()> {
+/// The hash that is wanted beside SHA-256, by which the store names everything.
+fn second_hash(expected: Option<OciDigest>) -> Option<OciHasher> {
+    expected.filter(|digest| digest.sha256().is_none()).map(|digest| digest.hasher())
+}
+
+fn expect(what: &str, expected: Option<OciDigest>, actual: OciDigest) -> Result<()> {
     match expected {
         Some(e) if e != actual => Err(Error::invalid(format!("{what} does not match")).expected(e).actual(actual)),
         _ => Ok(()),
@@ -350,6 +357,8 @@ fn fill(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
 struct Parsed<'a> {
     assembler: Assembler<'a>,
     diff_id: Digest,
+    /// The digest by the other algorithm, where one is wanted.
+    wide: Option<OciDigest>,
     tar_size: u64,
 }
 
@@ -359,6 +368,7 @@ fn take_apart<'a>(
     tar: &Receiver<Vec<u8>>,
     spare: &Sender<Vec<u8>>,
     options: &ImportOptions,
+    mut wide: Option<OciHasher>,
 ) -> Result<Parsed<'a>> {
     let mut assembler = Assembler::new(ingest)?;
     let mut parser = Parser::new(&options.limits);
@@ -366,19 +376,24 @@ fn take_apart<'a>(
     for buffer in tar {
         ingest.check()?;
         hasher.update(&buffer);
+        if let Some(wide) = &mut wide {
+            wide.update(&buffer);
+        }
         parser.push(&buffer, &mut assembler)?;
         // A full channel means buffers enough are waiting to be used again.
         let _ = spare.try_send(buffer);
     }
     let tar_size = hasher.len();
     parser.finish()?;
-    Ok(Parsed { assembler, diff_id: hasher.finish(), tar_size })
+    Ok(Parsed { assembler, diff_id: hasher.finish(), wide: wide.map(OciHasher::finish), tar_size })
 }
 
 /// A blob's source that reports progress, can be stopped, and keeps a copy where one is wanted.
 struct Watched<'a, R> {
     inner: R,
     kept: Option<&'a Draft>,
+    /// Hashes the blob a second time, by another algorithm.
+    wide: Option<&'a mut OciHasher>,
     layer: usize,
     observer: &'a dyn Observer,
 }
@@ -387,6 +402,9 @@ impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         check(self.observer)?;
         let len = self.inner.read(buffer)?;
+        if let Some(wide) = &mut self.wide {
+            wide.update(&buffer[..len]);
+        }
         if let Some(draft) = self.kept {
             draft.append(&buffer[..len])?;
         }

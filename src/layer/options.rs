@@ -1,7 +1,7 @@
 //! What an importer may ask for.
 
 use crate::codec::chunk::Compress;
-use crate::digest::Digest;
+use crate::digest::{Digest, OciDigest};
 use crate::limits::Limits;
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub struct ImportOptions {
     pub(crate) compress: Compress,
     pub(crate) threads: usize,
     pub(crate) keep_blobs: bool,
-    pub(crate) expected_blob: Option<Digest>,
+    pub(crate) expected_blob: Option<OciDigest>,
     pub(crate) expected_diff_id: Option<Digest>,
     pub(crate) patience: Duration,
 }
@@ -63,8 +63,8 @@ impl ImportOptions {
 
     /// The digest a single layer's blob must have. Images state their own.
     #[must_use]
-    pub fn expected_blob(mut self, digest: Digest) -> Self {
-        self.expected_blob = Some(digest);
+    pub fn expected_blob(mut self, digest: impl Into<OciDigest>) -> Self {
+        self.expected_blob = Some(digest.into());
         self
     }
 

@@ -3,7 +3,7 @@
 use super::content::FileReader;
 use super::record::RecordReader;
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Advice, Error, Result};
 use crate::format::entry::Entry;
 use crate::format::item::{Extent, Item};
 use crate::store::Store;
@@ -34,7 +34,7 @@ impl Store {
     /// `NotFound` if the store does not have it, `Corrupt` if its record is damaged.
     pub fn layer(&self, diff_id: &Digest) -> Result<Layer<'_>> {
         let Some(info) = self.with_index(|index| index.layer(diff_id))? else {
-            return Err(Error::not_found("no such layer").subject(diff_id));
+            return Err(Error::not_found("no such layer").subject(diff_id).advise(Advice::List));
         };
         let trailer = RecordReader::open(&self.record_path(diff_id), diff_id)?.trailer;
         if (trailer.tar_size, trailer.entries) != (info.tar_size, info.entries) {

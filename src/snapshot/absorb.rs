@@ -6,34 +6,80 @@ use super::lifecycle::CommitOptions;
 use super::merge::Marks;
 use super::model::{Form, SnapshotKind};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{Changes, CreateOptions, Keep};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow};
 use crate::sys::lock::Lock;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 /// How long to wait for another process that absorbs the same snapshot.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What [`Snapshotter::absorb`] did.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Absorbed {
+    /// Snapshots whose directories became layers.
+    pub layers: u64,
+    /// Snapshots that could not become layers. They and their directories stay as they were.
+    pub failed: Vec<NotAbsorbed>,
+    /// Snapshots that were not tried, because one that they stand on failed or was left alone.
+    pub waiting: u64,
+}
+
+/// A committed snapshot that could not become a layer.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct NotAbsorbed {
+    /// Its number, which no other snapshot of the store ever gets; a key can be used again.
+    pub number: u64,
+    /// Why it failed; names the snapshot. `InvalidInput`, `LimitExceeded` and `Unsupported` will not change, since a
+    /// committed snapshot does not.
+    pub error: Error,
+}
+
 impl Snapshotter {
-    /// Makes layers of all committed snapshots that are only directories yet, parents first. Returns how many. Stopped
-    /// at any point, it goes on where it was the next time.
+    /// Makes layers of all committed snapshots that are only directories yet, parents first. One that fails is passed
+    /// over, with all that stand on it, and told in the result; the others are done. Stopped at any point, it goes on
+    /// where it was the next time.
     ///
     /// # Errors
-    /// The first that occurs; the snapshot stays as it was.
-    pub fn absorb(&self, observer: &dyn Observer) -> Result<u64> {
+    /// `Cancelled`; those of reading the list of snapshots.
+    pub fn absorb(&self, observer: &dyn Observer) -> Result<Absorbed> {
+        self.absorb_except(|_| false, observer)
+    }
+
+    /// [`absorb`](Self::absorb), but for the snapshots, by their numbers, that `leave` names: those that failed before,
+    /// for example. They and all that stand on them are not tried.
+    ///
+    /// # Errors
+    /// As [`absorb`](Self::absorb).
+    pub fn absorb_except(&self, leave: impl Fn(u64) -> bool, observer: &dyn Observer) -> Result<Absorbed> {
         let rows = self.store.with_index(|index| index.snapshots(Some(&self.namespace)))?;
-        let mut count = 0;
-        for row in rows.iter().filter(|row| row.kind == SnapshotKind::Committed.to_u8() && row.layer.is_none()) {
+        let pending = rows.iter().filter(|row| row.kind == SnapshotKind::Committed.to_u8() && row.layer.is_none());
+        let (mut done, mut left) = (Absorbed::default(), HashSet::new());
+        for row in parents_first(pending.collect()) {
+            let stands_on_it = row.parent.is_some_and(|parent| left.contains(&parent));
+            if stands_on_it || leave(row.n) {
+                done.waiting += u64::from(stands_on_it);
+                left.insert(row.n);
+                continue;
+            }
             match self.absorb_row(row.n, observer) {
+                Ok(_) => done.layers += 1,
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
                 // Removed meanwhile.
-                Err(e) if e.kind() == crate::ErrorKind::NotFound && !self.has(row.n)? => {}
-                Err(e) => return Err(e.subject(format!("snapshot {}", row.key))),
-                Ok(_) => count += 1,
+                Err(e) if e.kind() == ErrorKind::NotFound && matches!(self.has(row.n), Ok(false)) => {}
+                Err(e) => {
+                    let error = e.subject(format!("snapshot {}", row.key));
+                    done.failed.push(NotAbsorbed { number: row.n, error });
+                    left.insert(row.n);
+                }
             }
         }
-        Ok(count)
+        Ok(done)
     }
 
     fn has(&self, n: u64) -> Result<bool> {
@@ -91,4 +137,22 @@ impl Snapshotter {
         }?;
         Ok((changes, create))
     }
+}
+
+/// The same snapshots, each after the one it stands on. Mostly that is their order; a snapshot that was put on another
+/// parent when it was committed can have a lower number than its parent.
+fn parents_first(rows: Vec<&SnapshotRow>) -> Vec<&SnapshotRow> {
+    let by_number: HashMap<u64, &SnapshotRow> = rows.iter().map(|row| (row.n, *row)).collect();
+    let (mut ordered, mut placed) = (Vec::with_capacity(rows.len()), HashSet::new());
+    for row in rows {
+        let mut chain = Vec::new();
+        let mut next = Some(row);
+        // Each is placed once, so damaged rows that are each other's parents end the walk, too.
+        while let Some(row) = next.filter(|row| placed.insert(row.n)) {
+            chain.push(row);
+            next = row.parent.and_then(|parent| by_number.get(&parent).copied());
+        }
+        ordered.extend(chain.into_iter().rev());
+    }
+    ordered
 }

@@ -3,7 +3,7 @@
 use super::Snapshotter;
 use super::lifecycle::IMPLIED;
 use super::model::{Form, Labels, SnapshotKind, now};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Change, SnapshotRow, Store};
 use crate::sys::mount;
 use crate::sys::mounts::MountTables;
@@ -17,7 +17,8 @@ impl Snapshotter {
     /// snapshot is mounted over. Returns how many directories went. For all namespaces of the store.
     ///
     /// # Errors
-    /// `Io`. What is left then is found again by the next cleanup. `Corrupt` if rows of the database are damaged: nothing
+    /// `Io`, the first that occurs: one directory that cannot be moved keeps none of the others. What is left is found
+    /// again by the next cleanup. `Corrupt` if rows of the database are damaged: nothing
     /// is removed until it was rebuilt.
     pub fn cleanup(&self) -> Result<u64> {
         let moved = self.store.with_reserve(|| self.clean_up());
@@ -33,9 +34,9 @@ impl Snapshotter {
         let mounts = MountTables::read();
         // Nobody can add a snapshot while this transaction lasts, so what has no row now has none.
         let moved = |change: &Change<'_>| self.move_unused(change, &mounts, scratch.path());
-        let moved = self.store.with_index(|index| index.write(moved))?;
+        let (moved, failed) = self.store.with_index(|index| index.write(moved))?;
         drop(scratch);
-        Ok(moved)
+        failed.map_or(Ok(moved), Err)
     }
 
     /// Ends the use of this snapshotter: takes away the shared mounts of chains that no snapshot of the store stands on.
@@ -64,12 +65,12 @@ impl Snapshotter {
         Ok(())
     }
 
-    fn move_unused(&self, change: &Change<'_>, mounts: &MountTables, target: &Path) -> Result<u64> {
+    fn move_unused(&self, change: &Change<'_>, mounts: &MountTables, target: &Path) -> Result<(u64, Option<Error>)> {
         let rows = change.snapshots()?;
         let used: HashSet<&String> = rows.iter().flat_map(|row| &row.lowers).collect();
         let needed: HashSet<u64> = rows.iter().filter(|row| needs_directory(row)).map(|row| row.n).collect();
         let dir = self.store.path().join("snapshots");
-        let mut moved = 0;
+        let (mut moved, mut failed) = (0, None);
         for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
             let name = found.file_name();
             let Some(n) = name.to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
@@ -79,10 +80,12 @@ impl Snapshotter {
             if needed.contains(&n) || in_use {
                 continue;
             }
-            fs::rename(&path, target.join(name)).map_err(|e| io_error("move away", &path, e))?;
-            moved += 1;
+            match fs::rename(&path, target.join(name)) {
+                Ok(()) => moved += 1,
+                Err(e) => drop(failed.get_or_insert_with(|| io_error("move away", &path, e))),
+            }
         }
-        Ok(moved)
+        Ok((moved, failed))
     }
 }
 

@@ -17,7 +17,7 @@
 
 use super::model::SnapshotInfo;
 use crate::error::{Error, Result};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 /// A list of filters, parsed. It matches what any of them matches; an empty list matches everything.
 #[derive(Clone, Debug, Default)]
@@ -40,19 +40,35 @@ enum Test {
     Matches(Option<Regex>),
 }
 
-/// What a regular expression of a filter may take once compiled, bytes.
+/// What a regular expression of a filter may take once compiled, and what its search may remember, bytes.
 const REGEX_SIZE: usize = 1 << 20;
+const REGEX_CACHE: usize = 1 << 18;
+/// Regular expressions in a list of filters.
+const REGEXES_MAX: usize = 16;
+/// Filters in a list, and bytes of all of them.
+const FILTERS_MAX: usize = 64;
+const FILTERS_LEN: usize = 64 << 10;
 
 impl SnapshotFilter {
     /// Parses filters.
     ///
     /// # Errors
-    /// `InvalidInput`, with the place, for one that is no filter.
+    /// `InvalidInput`, with the place, for one that is no filter; for more than 64 filters, 64 KiB of text or 16 regular
+    /// expressions together.
     pub fn parse<S: AsRef<str>>(filters: impl IntoIterator<Item = S>) -> Result<Self> {
+        let filters: Vec<S> = filters.into_iter().take(FILTERS_MAX + 1).collect();
+        let len: usize = filters.iter().map(|text| text.as_ref().len()).sum();
+        if filters.len() > FILTERS_MAX || len > FILTERS_LEN {
+            let e = Error::invalid("the list of filters is too long");
+            return Err(e.expected(format!("at most {FILTERS_MAX} filters, {FILTERS_LEN} bytes together")));
+        }
+        let mut regexes = 0;
         let parse = |text: S| {
             let text = text.as_ref();
-            let mut parser = Parser { text, at: 0 };
-            if text.is_empty() { Ok(vec![]) } else { parser.filter().map_err(|e| e.subject(format!("filter {text}"))) }
+            let mut parser = Parser { text, at: 0, regexes };
+            let all = if text.is_empty() { Ok(vec![]) } else { parser.filter() };
+            regexes = parser.regexes;
+            all.map_err(|e| e.subject(format!("filter {text}")))
         };
         Ok(Self { any: filters.into_iter().map(parse).collect::<Result<_>>()? })
     }
@@ -88,6 +104,8 @@ impl Selector {
 struct Parser<'t> {
     text: &'t str,
     at: usize,
+    /// Regular expressions of the list until now.
+    regexes: usize,
 }
 
 impl Parser<'_> {
@@ -118,7 +136,12 @@ impl Parser<'_> {
             "!=" => Test::Differs(self.value("\"")?),
             "~=" => {
                 let expression = self.value("\"/|")?;
-                Test::Matches(regex::RegexBuilder::new(&expression).size_limit(REGEX_SIZE).build().ok())
+                self.regexes += 1;
+                if self.regexes > REGEXES_MAX {
+                    return Err(self.wrong("too many regular expressions in the list of filters"));
+                }
+                let limits = |mut r: RegexBuilder| r.size_limit(REGEX_SIZE).dfa_size_limit(REGEX_CACHE).build().ok();
+                Test::Matches(limits(RegexBuilder::new(&expression)))
             }
             _ => return Err(self.wrong("expected one of the operators ==, != and ~=")),
         };
@@ -255,6 +278,19 @@ mod tests {
     fn chosen(filters: &[&str]) -> Vec<usize> {
         let filter = SnapshotFilter::parse(filters).unwrap();
         corpus().iter().enumerate().filter(|(_, info)| filter.matches(info)).map(|(n, _)| n).collect()
+    }
+
+    #[test]
+    fn lists_of_filters_have_bounds() {
+        let parse = |filters: Vec<String>| SnapshotFilter::parse(filters).map(drop).map_err(|e| e.kind());
+        let refused = Err(crate::ErrorKind::InvalidInput);
+        let regexes = |n| vec![vec!["name~=a"; n].join(",")];
+        assert_eq!(parse(vec!["kind".into(); FILTERS_MAX]), Ok(()));
+        assert_eq!(parse(vec!["kind".into(); FILTERS_MAX + 1]), refused);
+        assert_eq!(parse(vec![format!("name=={}", "a".repeat(FILTERS_LEN))]), refused);
+        assert_eq!(parse(regexes(REGEXES_MAX)), Ok(()));
+        assert_eq!(parse(regexes(REGEXES_MAX + 1)), refused);
+        assert_eq!(parse(vec!["name~=a".into(); REGEXES_MAX + 1]), refused);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::Snapshotter;
 use super::model::{Form, Labels, SnapshotInfo, SnapshotKind, SnapshotUsage, info, not_found, now, taken};
 use super::mount::Mount;
+use super::names::{check_key, check_labels};
 use super::snapshotter::committed;
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
@@ -69,9 +70,8 @@ impl Snapshotter {
         options: &CommitOptions,
         observer: &dyn Observer,
     ) -> Result<Option<Digest>> {
-        if name.is_empty() {
-            return Err(Error::invalid("a snapshot's name is empty"));
-        }
+        check_key(name)?;
+        check_labels(&options.labels)?;
         let active = self.active(key)?;
         let parent = self.commit_parent(&active, options)?;
         if self.store.with_index(|index| index.snapshot((&self.namespace, name)))?.is_some() {
@@ -178,9 +178,8 @@ impl Snapshotter {
 
     /// A committed snapshot of a layer, without its parent yet.
     fn layer_row(&self, name: &str, layer: &Digest, labels: &Labels) -> Result<SnapshotRow> {
-        if name.is_empty() {
-            return Err(Error::invalid("a snapshot's name is empty"));
-        }
+        check_key(name)?;
+        check_labels(labels)?;
         let size = self.store.layer(layer)?;
         let created = now();
         Ok(SnapshotRow {
@@ -304,6 +303,7 @@ impl Snapshotter {
         let put = |change: &Change<'_>| {
             let mut row = change.snapshot((&self.namespace, key))?.ok_or_else(|| not_found(key))?;
             update_labels(&mut row.labels, labels, fields)?;
+            check_labels(&row.labels)?;
             row.updated = now();
             change.put_snapshot(&row).map(drop)
         };

@@ -39,9 +39,11 @@ mod lifecycle;
 mod merge;
 mod model;
 mod mount;
+mod names;
 mod snapshotter;
 pub(crate) mod stale;
 
+pub use absorb::{Absorbed, NotAbsorbed};
 pub(crate) use cleanup::{forget_implied, lost_snapshot, needs_directory};
 pub use driver::DriverKind;
 #[cfg(any(test, feature = "internals"))]

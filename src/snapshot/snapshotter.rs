@@ -4,9 +4,10 @@ use super::driver::{self, Driver, DriverKind};
 use super::extract::{self, ExtractOptions};
 use super::model::{Form, Labels, SnapshotKind, not_found, now, taken};
 use super::mount::{Mount, escape};
+use super::names::{check_key, check_labels};
 use crate::codec::chunk::Compress;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow, Store, chain_ids};
 use crate::sys::mount::is_mount_point;
@@ -206,9 +207,8 @@ impl Snapshotter {
 
     fn create(&self, wanted: Wanted<'_>, parent: Option<&str>, observer: &dyn Observer) -> Result<Vec<Mount>> {
         let key = wanted.key;
-        if key.is_empty() {
-            return Err(Error::invalid("a snapshot's key is empty"));
-        }
+        check_key(key)?;
+        check_labels(wanted.labels)?;
         if self.store.with_index(|index| index.snapshot((&self.namespace, key)))?.is_some() {
             return Err(taken(key));
         }
@@ -442,8 +442,8 @@ fn stackable(lowers: usize) -> Result<()> {
     if lowers <= LOWERS {
         return Ok(());
     }
-    let why = "more layers than overlayfs stacks; the erofs driver merges them, and the copy driver stacks nothing";
-    Err(Error::limit(why, LOWERS, lowers))
+    let e = Error::new(ErrorKind::Unsupported, "overlayfs does not stack so many layers");
+    Err(e.expected(format!("at most {LOWERS}")).actual(lowers).advise(Advice::OtherDriver))
 }
 
 /// Only committed snapshots can be parents.

@@ -6,7 +6,7 @@ use super::read::PackFiles;
 use super::reserve;
 use super::swap;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::format::params::{self, Chunking};
 use crate::observe::Observer;
 use crate::sys::lock::{DirLock, Lock};
@@ -85,7 +85,8 @@ impl Store {
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
         let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
-        let _ = store.sweep().and_then(|()| store.end_leases());
+        let _ = store.sweep();
+        let _ = store.end_leases();
         reserve::fill(&store.root);
         Ok(store)
     }
@@ -237,6 +238,7 @@ fn create(root: &Path, chunking: &Chunking) -> Result<()> {
     });
     if let Some(foreign) = foreign {
         let e = Error::new(ErrorKind::FailedPrecondition, "the directory is neither empty nor a store");
+        let e = e.advise(Advice::OtherStore);
         return Err(e.expected("an empty directory").actual(foreign.path().display()));
     }
     make_dirs(root)?;
@@ -320,7 +322,8 @@ fn check_owner(root: &Path) -> Result<()> {
     let meta = fs::metadata(root).map_err(|e| io_error("stat", root, e))?;
     let me = rustix::process::geteuid().as_raw();
     if meta.uid() != me {
-        let e = Error::new(ErrorKind::FailedPrecondition, "the store belongs to another user");
+        let e =
+            Error::new(ErrorKind::FailedPrecondition, "the store belongs to another user").advise(Advice::OtherStore);
         return Err(e.expected(format!("uid {me}")).actual(format!("uid {}", meta.uid())));
     }
     if meta.mode() & 0o077 != 0 {

@@ -97,7 +97,8 @@ pub(crate) struct Outcome {
 }
 
 impl Store {
-    /// Removes what crashed sessions left: their drafts and the addresses they had reserved.
+    /// Removes what crashed sessions left: their drafts and the addresses they had reserved. One that cannot be removed
+    /// keeps none of the others; the first such failure is returned.
     pub(crate) fn sweep(&self) -> Result<()> {
         let tmp = self.dir("tmp");
         let any = |dir: &Path| fs::read_dir(dir).map_err(|e| io_error("read directory", dir, e));
@@ -106,17 +107,18 @@ impl Store {
             return Ok(());
         }
         let _sessions = self.lock_sessions()?;
+        let mut swept = Ok(());
         for found in any(&tmp)?.flatten() {
             let Ok(dir) = File::open(found.path()) else { continue };
             if dir.try_lock().is_err() || !found.path().is_dir() {
                 continue;
             }
             let name = found.file_name().to_string_lossy().into_owned();
-            self.clear(&name, &found.path())?;
+            swept = swept.and(self.clear(&name, &found.path()));
         }
         // A power cut can lose a directory and keep its reservation.
         let lost = reserved.iter().filter(|session| tmp.join(session).try_exists().is_ok_and(|there| !there));
-        lost.into_iter().try_for_each(|session| self.clear(session, &tmp.join(session)))
+        lost.into_iter().fold(swept, |swept, session| swept.and(self.clear(session, &tmp.join(session))))
     }
 
     /// Removes the lock files that dead processes left: nobody has them.

@@ -1,7 +1,7 @@
 //! Advisory locks between processes and threads, by `flock`: on a file that exists only while somebody wants it, or on a
 //! directory itself.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::{Observer, check};
 use crate::sys::publish::io_error;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -114,7 +114,8 @@ fn wait_for<T>(
         check(observer)?;
         if begin.elapsed() >= patience {
             let message = format!("locked by another process for more than {} s", patience.as_secs());
-            return Err(Error::new(ErrorKind::Busy, message).subject(path.display()));
+            let e = Error::new(ErrorKind::Busy, message).advise(Advice::TryAgain);
+            return Err(e.subject(path.display()));
         }
         std::thread::sleep(POLL);
     }

@@ -70,6 +70,11 @@ impl<'a> Header<'a> {
         self.block[156]
     }
 
+    /// Whether this is POSIX ustar, without the additions of star or GNU.
+    pub(crate) fn is_ustar(&self) -> bool {
+        self.dialect == Dialect::Ustar
+    }
+
     /// Replaces `out` by the full name: the prefix, where the dialect has one, and the name.
     pub(crate) fn name_into(&self, out: &mut Vec<u8>) {
         out.clear();

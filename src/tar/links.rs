@@ -4,10 +4,15 @@
 //! its own layer names different files for different readers (lexical, resolved, resolved inside the root). Both are
 //! refused on sight. Whether a target exists at all is not decided here: it may be in a lower layer.
 //!
-//! Memory is bounded by remembering only a 64-bit hash of each path that is a directory or symlink: 10 million of them
-//! take 151 MB. The hash is keyed at random, so nobody can prepare collisions; at 10 million paths the chance that
-//! one false verdict ever appears in a layer of 10 million hard links is below 10^-5. The set is split in shards that
-//! grow one at a time, so growth needs no second copy of everything.
+//! A hard link under a relative name may have an absolute target, which means the image's root. Readers that take it
+//! for the host's root make a link to a file of the host; a later entry of the same path then writes into that file
+//! where the reader does not remove the link first (CVE-2018-20990). Such a later entry is refused: no builder writes
+//! one.
+//!
+//! Memory is bounded by remembering only a 64-bit hash of each path that is a directory, a symlink or such a hard link:
+//! 10 million of them take 151 MB. The hash is keyed at random, so nobody can prepare collisions; at 10 million paths
+//! the chance that one false verdict ever appears in a layer of 10 million hard links is below 10^-4. The set is split
+//! in shards that grow one at a time, so growth needs no second copy of everything.
 
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryKind};
@@ -19,6 +24,9 @@ const SHARD_BITS: u32 = 8;
 
 /// Set in the hash of a symlink and cleared in that of a directory. Neither the shard nor the slot depends on it.
 const SYMLINK: u64 = 1 << 48;
+
+/// Set in the hash of a hard link with an absolute target under a relative name.
+const OUTWARD: u64 = 1 << 49;
 
 /// What the layer said so far about paths that matter to hard links. Of several entries of a path the last counts.
 pub(crate) struct LinkCheck {
@@ -34,15 +42,21 @@ impl LinkCheck {
     /// Takes the next entry of the layer; an error refuses it.
     ///
     /// What lay below a directory that is replaced is not forgotten. That can only refuse a link to a path that is not
-    /// there any more.
-    pub(crate) fn entry(&mut self, entry: &Entry) -> Result<()> {
+    /// there any more. `outward` tells a hard link with an absolute target under a relative name.
+    pub(crate) fn entry(&mut self, entry: &Entry, outward: bool) -> Result<()> {
         if let EntryKind::Hardlink { target } = &entry.kind {
             self.check(target)?;
         }
         let mut hasher = self.key.build_hasher();
         entry.path.split(|&b| b == b'/').for_each(|component| absorb(&mut hasher, component));
-        let hash = hasher.finish() & !SYMLINK;
+        let hash = hasher.finish() & !(SYMLINK | OUTWARD);
         let shard = &mut self.shards[shard_of(hash)];
+        if shard.contains(&(hash | OUTWARD)) {
+            return Err(Error::invalid("an entry that replaces a hard link with an absolute target"));
+        }
+        if outward {
+            shard.insert(hash | OUTWARD);
+        }
         match entry.kind {
             EntryKind::Directory => {
                 shard.remove(&(hash | SYMLINK));
@@ -67,7 +81,7 @@ impl LinkCheck {
         let mut components = target.split(|&b| b == b'/').peekable();
         while let Some(component) = components.next() {
             absorb(&mut hasher, component);
-            let hash = hasher.finish() & !SYMLINK;
+            let hash = hasher.finish() & !(SYMLINK | OUTWARD);
             let shard = &self.shards[shard_of(hash)];
             if components.peek().is_some() {
                 if shard.contains(&(hash | SYMLINK)) {
@@ -130,8 +144,8 @@ mod tests {
     fn last_verdict(entries: &[Entry]) -> bool {
         let mut check = LinkCheck::new();
         let (last, before) = entries.split_last().unwrap();
-        before.iter().for_each(|e| check.entry(e).unwrap());
-        check.entry(last).is_ok()
+        before.iter().for_each(|e| check.entry(e, false).unwrap());
+        check.entry(last, false).is_ok()
     }
 
     #[test]
@@ -155,6 +169,23 @@ mod tests {
     }
 
     #[test]
+    fn a_link_to_an_absolute_target_is_not_replaced() {
+        for second in [entry("link", EntryKind::Fifo), entry("link", EntryKind::Directory), symlink("link"), link("b")]
+        {
+            let mut check = LinkCheck::new();
+            check.entry(&link("a"), true).unwrap();
+            check.entry(&entry("other", EntryKind::Fifo), false).unwrap();
+            assert!(check.entry(&second, false).is_err(), "{second:?}");
+            let mut check = LinkCheck::new();
+            check.entry(&link("a"), false).unwrap();
+            assert!(check.entry(&second, false).is_ok(), "{second:?}");
+        }
+        let mut check = LinkCheck::new();
+        check.entry(&link("a"), true).unwrap();
+        assert!(check.entry(&entry("again", EntryKind::Hardlink { target: b"link".to_vec() }), true).is_ok());
+    }
+
+    #[test]
     fn ten_million_directories_fit() {
         // hashbrown: powers of two of slots at most 7/8 full, 9 bytes each; see the module doc.
         let per_shard = 10_000_000u64.div_ceil(1 << SHARD_BITS);
@@ -163,7 +194,7 @@ mod tests {
         assert!((slots * 9) << SHARD_BITS <= 151_000_000, "{slots} slots in a shard");
         let mut shards = LinkCheck::new();
         for i in 0..100_000 {
-            shards.entry(&entry(&format!("d{i}"), EntryKind::Directory)).unwrap();
+            shards.entry(&entry(&format!("d{i}"), EntryKind::Directory), false).unwrap();
         }
         let mean = 100_000 >> SHARD_BITS;
         assert!(shards.shards.iter().all(|s| (mean / 2..mean * 2).contains(&s.len())), "uneven shards");

@@ -60,12 +60,29 @@ impl Extensions {
         match kind {
             b'x' => {
                 self.has_pax = true;
-                self.pax.parse(limits)
+                self.pax.parse(limits)?;
             }
-            b'L' => end_long(&mut self.long_name),
-            b'K' => end_long(&mut self.long_link),
-            _ => check_global(&self.global),
+            b'L' => end_long(&mut self.long_name)?,
+            b'K' => end_long(&mut self.long_link)?,
+            _ => check_global(&self.global)?,
         }
+        if self.contradict() {
+            return Err(Error::invalid("extended headers for one entry that readers combine differently"));
+        }
+        Ok(())
+    }
+
+    /// Whether the PAX header says what a GNU long name says too, or something about the body.
+    ///
+    /// Of two names some readers take the first and some the last. A size is applied by some readers to the long name's
+    /// own header (GHSA-fp55-jw48-c537).
+    fn contradict(&self) -> bool {
+        let pax = &self.pax;
+        let (name, link) = (!self.long_name.is_empty(), !self.long_link.is_empty());
+        let either = name || link;
+        (name && pax.names(Key::Path))
+            || (link && pax.names(Key::Linkpath))
+            || (either && (pax.names(Key::Size) || pax.mentions_sparse()))
     }
 
     /// Replaces `name`, which is the header's, by what an extended header says.
@@ -95,7 +112,7 @@ pub(crate) enum Body {
     Content(u64),
     /// Bytes that belong to no file.
     Ignored(u64),
-    /// A hard link that claims content; whether any follows shows in the next block.
+    /// A hard link that claims content. What follows must read as content to every reader.
     Doubtful(u64),
     /// An old GNU sparse file of this logical size and this much content, whose map goes on in extension blocks.
     OldMap { map: Map, size: u64, stored: u64 },
@@ -107,6 +124,8 @@ pub(crate) enum Body {
 pub(crate) struct Member {
     pub(crate) entry: Entry,
     pub(crate) body: Body,
+    /// A hard link with an absolute target under a relative name.
+    pub(crate) outward: bool,
 }
 
 /// Builds the entry of `header`, whose name after extended headers is `name`.
@@ -117,6 +136,7 @@ pub(crate) fn build(header: &Header<'_>, name: &[u8], ext: &mut Extensions, limi
     };
     let size = u64::try_from(size).map_err(|_| Error::invalid("a negative size").actual(size))?;
     let path = names::normalise(name, limits)?;
+    let outward = header.kind() == b'1' && link_name(header, ext).starts_with(b"/") && !name.starts_with(b"/");
     let (kind, body) = kind(header, name, &path, size, ext, limits)?;
     if path.is_empty() && kind != EntryKind::Directory {
         return Err(Error::invalid("the root is not a directory"));
@@ -131,7 +151,7 @@ pub(crate) fn build(header: &Header<'_>, name: &[u8], ext: &mut Extensions, limi
         path,
         kind,
     };
-    Ok(Member { entry, body })
+    Ok(Member { entry, body, outward })
 }
 
 fn kind(
@@ -146,16 +166,19 @@ fn kind(
     if sparse && !matches!(header.kind(), b'0' | 0 | b'7') {
         return Err(Error::invalid("GNU.sparse on something that is not a plain file"));
     }
+    let named_directory = name.last().is_none_or(|&b| b == b'/');
     Ok(match header.kind() {
-        b'0' | b'7' | 0 if name.last().is_none_or(|&b| b == b'/') => {
-            directory_as_file(header.kind(), name, path, size)?
+        // Go has looked for the slash before it takes `GNU.sparse.name`, so this would be a file to it.
+        b'0' | b'7' | 0 | b'S' if named_directory && (sparse || header.kind() == b'S') => {
+            return Err(Error::invalid("a sparse file named like a directory"));
         }
+        b'0' | b'7' | 0 if named_directory => directory_as_file(header.kind(), name, path, size)?,
         b'0' | b'7' | 0 if sparse => pax_sparse(ext, size, limits)?,
         b'0' | b'7' | 0 => (EntryKind::File { size: logical(size, limits)?, sparse: None }, Body::Content(size)),
         b'S' => old_sparse(header, ext, size, limits)?,
         b'1' => {
-            let target = hardlink(header, name, path, ext, limits)?;
-            (EntryKind::Hardlink { target }, if size > 0 { Body::Doubtful(size) } else { Body::Ignored(0) })
+            let target = hardlink(header, path, ext, limits)?;
+            (EntryKind::Hardlink { target }, hardlink_body(header, ext, size)?)
         }
         // The types below have no content whatever their size says, as in Go.
         b'2' => (EntryKind::Symlink { target: symlink(header, ext)? }, Body::Ignored(0)),
@@ -172,8 +195,10 @@ fn kind(
 
 /// A plain file whose name ends in `/`, or has no bytes at all: a directory of tars from before type `5`.
 ///
-/// GNU tar and libarchive make any such file a directory, Go only one of type NUL, and then without content. They
-/// agree when there is no content, and for the root, which cannot be a file.
+/// GNU tar, libarchive and Python make a directory of any such file, Go only of one of type NUL: types `0` and `7` stay
+/// files to it, and so to containerd and Docker. Content after type NUL is skipped by GNU tar and taken for the next
+/// header by Go. All agree on type NUL without content. The root cannot be a file: containerd passes over such an
+/// entry, with its content, whatever its type.
 fn directory_as_file(kind: u8, name: &[u8], path: &[u8], size: u64) -> Result<(EntryKind, Body)> {
     if names::is_bare_root(name) {
         return Err(Error::invalid(if name.is_empty() {
@@ -184,6 +209,9 @@ fn directory_as_file(kind: u8, name: &[u8], path: &[u8], size: u64) -> Result<(E
     }
     if size > 0 && (kind == 0 || !path.is_empty()) {
         return Err(Error::invalid("a plain file named like a directory, with content"));
+    }
+    if kind != 0 && !path.is_empty() {
+        return Err(Error::invalid("a plain file named like a directory, which only some readers make of it"));
     }
     Ok((EntryKind::Directory, Body::Ignored(size)))
 }
@@ -209,7 +237,9 @@ fn pax_sparse(ext: &Extensions, length: u64, limits: &Limits) -> Result<(EntryKi
             return Ok((EntryKind::File { size, sparse: None }, Body::DataMap { size, length }));
         }
         (false, Some(list)) if !spread.is_used() => Map::parse_list(list, limits)?,
-        (false, None) => spread.clone(),
+        (false, None) if spread.is_used() => spread.clone(),
+        // Go reads a plain file where neither a version nor a map is told, GNU tar one hole.
+        (false, None) => return Err(Error::invalid("a sparse file without its map")),
         _ => return Err(Error::invalid("two maps of a sparse file")),
     };
     let count = pax.integer(Key::SparseNumblocks)?.and_then(|n| usize::try_from(n).ok());
@@ -274,18 +304,30 @@ fn check_symlink(target: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The target of a hard link in normal form.
+/// The target of a hard link in normal form: its name below the image's root, whether it begins with `/` or not.
 ///
-/// An absolute target is what some builders (old Kaniko) write who write all names absolute, and means the same root.
-/// Under a relative name it means the host's root to some readers, and is refused.
-fn hardlink(header: &Header<'_>, name: &[u8], path: &[u8], ext: &Extensions, limits: &Limits) -> Result<Vec<u8>> {
+/// Kaniko writes absolute targets under relative names. containerd, Docker, umoci and GNU tar take both from the root
+/// that they extract into. `links.rs` has the rest of the rule.
+fn hardlink(header: &Header<'_>, path: &[u8], ext: &Extensions, limits: &Limits) -> Result<Vec<u8>> {
     let raw = link_name(header, ext);
-    if raw.starts_with(b"/") && !name.starts_with(b"/") {
-        return Err(Error::invalid("a relative name is a hard link to an absolute one"));
-    }
     let target = names::normalise(raw, limits).map_err(|e| e.subject("hard link target"))?;
     check_hardlink(path, &target)?;
     Ok(target)
+}
+
+/// The body of a hard link that claims `size` bytes.
+///
+/// Go has none and GNU tar looks for the next header in it. libarchive skips it, in GNU and v7 headers not, and writes
+/// it into the file where a PAX header came before. Only content of a plain ustar header means the same entries to all
+/// that read on; the parser makes sure that no block of it could be a header.
+fn hardlink_body(header: &Header<'_>, ext: &Extensions, size: u64) -> Result<Body> {
+    match size {
+        0 => Ok(Body::Ignored(0)),
+        _ if ext.pending() || !header.is_ustar() => {
+            Err(Error::invalid("a hard link that claims content, which readers take differently"))
+        }
+        size => Ok(Body::Doubtful(size)),
+    }
 }
 
 fn check_hardlink(path: &[u8], target: &[u8]) -> Result<()> {

@@ -48,6 +48,12 @@ pub(crate) fn is_bare_root(raw: &[u8]) -> bool {
     raw.iter().all(|&b| b == b'/')
 }
 
+/// Whether the last component of `raw` is a whiteout.
+pub(crate) fn is_whiteout(raw: &[u8]) -> bool {
+    let mut named = raw.rsplit(|&b| b == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    named.next().is_some_and(|last| last.starts_with(WHITEOUT))
+}
+
 /// Refuses whiteout names that remove nothing, the directory itself or its parent, and markers of markers.
 fn whiteout(component: &[u8]) -> Result<()> {
     match component.strip_prefix(WHITEOUT) {

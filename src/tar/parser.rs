@@ -7,6 +7,7 @@ use super::account::Account;
 use super::header::{BLOCK, Block, Header, SparseBlock, ZERO, looks_like_header};
 use super::links::LinkCheck;
 use super::member::{self, Body, Extensions, Member};
+use super::names;
 use super::sparse::{Map, MapReader};
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryKind};
@@ -46,9 +47,9 @@ enum State {
     OldMap(Box<Pending>, Map),
     /// The map of a sparse file of format 1.0.
     DataMap(Box<Pending>, MapReader),
-    /// The block after a hard link that claims `size` bytes of content.
+    /// Content that a hard link claims, `left` bytes of it to come.
     Doubtful {
-        size: u64,
+        left: u64,
     },
     Content {
         left: u64,
@@ -207,13 +208,15 @@ impl Parser {
                 }
                 self.map_done(*pending, map, sink)
             }
-            State::Doubtful { size } => {
+            State::Doubtful { left } => {
                 if block == &ZERO || looks_like_header(block) {
-                    return Err(self.at(Error::invalid("a hard link that claims content but seems to have none")));
+                    let message =
+                        "a hard link that claims content in which some readers find the next entry or the end";
+                    return Err(self.at(Error::invalid(message)));
                 }
-                self.state = match size.saturating_sub(BLOCK as u64) {
+                self.state = match left.saturating_sub(BLOCK as u64) {
                     0 => State::Header,
-                    left => State::Skip { left },
+                    left => State::Doubtful { left },
                 };
                 Ok(())
             }
@@ -252,13 +255,16 @@ impl Parser {
         }
         // Go drops what came before a global header, others do not.
         let clash = match kind {
-            b'x' => ext.pending(),
+            b'x' => ext.has_pax,
             b'g' => ext.pending(),
-            b'L' => ext.has_pax || !ext.long_name.is_empty(),
-            _ => ext.has_pax || !ext.long_link.is_empty(),
+            b'L' => !ext.long_name.is_empty(),
+            _ => !ext.long_link.is_empty(),
         };
         if clash {
             return Err(Error::invalid("extended headers for one entry that readers combine differently"));
+        }
+        if kind == b'g' {
+            check_global_name(&self.name, self.account.entries())?;
         }
         ext.body(kind).clear();
         if left > 0 {
@@ -289,7 +295,7 @@ impl Parser {
     fn entry<S: Sink>(&mut self, header: &Header<'_>, sink: &mut S) -> Result<()> {
         self.extensions.override_name(&mut self.name);
         let member = member::build(header, &self.name, &mut self.extensions, &self.limits);
-        let Member { entry, body } = member.map_err(|e| self.at(e))?;
+        let Member { entry, body, outward } = member.map_err(|e| self.at(e))?;
         self.extensions.clear();
         let entries = self.account.entries() + 1;
         if entries > self.limits.entries {
@@ -305,9 +311,9 @@ impl Parser {
         }
         match body {
             Body::Content(left) => return self.emit(entry, left, sink),
+            Body::Doubtful(left) => self.state = State::Doubtful { left },
             Body::Ignored(0) => self.state = State::Header,
             Body::Ignored(left) => self.state = State::Skip { left },
-            Body::Doubtful(size) => self.state = State::Doubtful { size },
             Body::OldMap { map, size, stored } => {
                 self.state = State::OldMap(Box::new(Pending { entry, size, left: stored }), map);
                 return Ok(());
@@ -318,7 +324,7 @@ impl Parser {
                 return Ok(());
             }
         }
-        self.give(entry, sink)
+        self.give(entry, outward, sink)
     }
 
     /// Reads the lines of the map and then the rest of its last block.
@@ -357,12 +363,12 @@ impl Parser {
     /// Gives the sink an entry with `left` bytes of content.
     fn emit<S: Sink>(&mut self, entry: Entry, left: u64, sink: &mut S) -> Result<()> {
         self.state = if left > 0 { State::Content { left } } else { State::Header };
-        self.give(entry, sink)
+        self.give(entry, false, sink)
     }
 
-    fn give<S: Sink>(&mut self, entry: Entry, sink: &mut S) -> Result<()> {
+    fn give<S: Sink>(&mut self, entry: Entry, outward: bool, sink: &mut S) -> Result<()> {
         self.account.add(&entry, self.limits.attributes).map_err(|e| self.at(e))?;
-        self.links.entry(&entry).map_err(|e| self.at(e))?;
+        self.links.entry(&entry, outward).map_err(|e| self.at(e))?;
         sink.entry(entry)
     }
 
@@ -389,6 +395,20 @@ impl Parser {
     fn at(&self, error: Error) -> Error {
         at(error, &self.name, self.header_at)
     }
+}
+
+/// Judges the name of a global header, which means nothing to most readers.
+///
+/// containerd and Docker treat the header as an entry of that name until they see its type: a whiteout's name removes a
+/// file, and another name removes what the layer has there so far. So a whiteout is refused, and after the first entry
+/// so is a name that no writer of tars gives to such headers.
+fn check_global_name(name: &[u8], entries: u64) -> Result<()> {
+    const USUAL: [&[u8]; 3] = [b"pax_global_header", b"GlobalHead", b"PaxHeader"];
+    let usual = || USUAL.iter().any(|usual| name.windows(usual.len()).any(|part| part == *usual));
+    if names::is_whiteout(name) || entries > 0 && !usual() {
+        return Err(Error::invalid("a global PAX header whose name would remove a file in containerd"));
+    }
+    Ok(())
 }
 
 /// Says which entry an error is about.

@@ -45,9 +45,12 @@ const KEYS: [(&[u8], Key); 13] = [
     (b"GNU.sparse.map", Key::SparseMap),
 ];
 
-/// Keys of a global header that leave entries as they are. All others are refused: POSIX applies them to every entry
-/// that follows, Go and so every container engine ignores them.
-const GLOBAL: [&[u8]; 7] = [b"comment", b"atime", b"ctime", b"uname", b"gname", b"SCHILY.archtype", b"SCHILY.release"];
+/// Keys of a global header that change no entry here.
+const GLOBAL: [&[u8]; 8] =
+    [b"comment", b"atime", b"ctime", b"uname", b"gname", b"SCHILY.archtype", b"SCHILY.release", b"GNU.volume.label"];
+
+/// Vendors whose keys some tar reader applies to entries, and the two namespaces that POSIX keeps for itself.
+const APPLIED: [&[u8]; 7] = [b"GNU", b"SCHILY", b"LIBARCHIVE", b"RHT", b"SUN", b"realtime", b"security"];
 
 /// One extended header of type `x`. The buffers are reused from entry to entry.
 #[derive(Default)]
@@ -55,6 +58,8 @@ pub(crate) struct Pax {
     /// The header's bytes; `values` point into it.
     pub(crate) body: Vec<u8>,
     values: [Option<Range<usize>>; KEYS.len()],
+    /// Which keys have a record, one with an empty value included.
+    named: [bool; KEYS.len()],
     xattrs: xattr::Collector,
     /// The map of sparse format 0.0, which is spread over repeated records.
     pub(crate) spread: SpreadMap,
@@ -71,6 +76,7 @@ impl Pax {
     pub(crate) fn clear(&mut self) {
         self.body.clear();
         self.values = Default::default();
+        self.named = Default::default();
         self.xattrs.clear();
         self.spread = SpreadMap::default();
     }
@@ -87,6 +93,11 @@ impl Pax {
                 if textual && value.contains(&0) {
                     return Err(Error::invalid(format!("PAX {} with a NUL byte", key.escape_ascii())));
                 }
+                if value.is_empty() && *known as usize >= Key::SparseMajor as usize {
+                    // GNU tar and libarchive take the empty value, Go takes none.
+                    return Err(Error::invalid(format!("PAX {} without a value", key.escape_ascii())));
+                }
+                self.named[*known as usize] = true;
                 self.values[*known as usize] = (!value.is_empty()).then_some(record.value);
             } else if !self.xattrs.record(key, value)? {
                 self.spread.record(key, value, limits)?;
@@ -98,6 +109,11 @@ impl Pax {
     /// The value of `key`, if it has one.
     pub(crate) fn get(&self, key: Key) -> Option<&[u8]> {
         self.values[key as usize].clone().map(|range| &self.body[range])
+    }
+
+    /// Whether there is a record of `key`, even one that says nothing.
+    pub(crate) fn names(&self, key: Key) -> bool {
+        self.named[key as usize]
     }
 
     /// The value of `key` as a number, which may have a sign as in Go.
@@ -157,14 +173,19 @@ fn forbid(key: &[u8]) -> Result<()> {
     }
 }
 
-/// Refuses a global header that would change entries.
+/// Refuses a global header that would change entries for some reader.
+///
+/// POSIX applies the keys of a global header to every entry that follows. Go, and so every container engine, applies
+/// none. Keys of the form `VENDOR.keyword` change nothing anywhere, unless the vendor is one that readers know.
 pub(crate) fn check_global(body: &[u8]) -> Result<()> {
     let mut at = 0;
     while at < body.len() {
         let record = Record::parse(body, at)?;
         at = record.end;
         let key = &body[record.key];
-        if !GLOBAL.contains(&key) {
+        let vendor = key.iter().position(|&b| b == b'.').map(|dot| &key[..dot]);
+        let ignored = vendor.is_some_and(|vendor| !vendor.is_empty() && !APPLIED.contains(&vendor));
+        if !ignored && !GLOBAL.contains(&key) {
             let key = key[..key.len().min(64)].escape_ascii();
             return Err(Error::invalid(format!("global PAX header with {key}, which readers disagree on")));
         }
@@ -308,12 +329,54 @@ mod tests {
         assert_eq!(of("-9223372036854775808.5"), None);
     }
 
+    fn global(key: &str) -> Result<()> {
+        let rest = key.len() + " =1\n".len();
+        let digits = if rest + 1 < 10 { 1 } else { 2 };
+        check_global(format!("{} {key}=1\n", rest + digits).as_bytes())
+    }
+
     #[test]
-    fn global_headers_may_only_comment() {
-        assert!(check_global(b"13 comment=x\n").is_ok());
-        for bad in [&b"9 path=a\n"[..], b"21 SCHILY.xattr.a=b\n", b"8 uid=0\n", b"23 GNU.sparse.major=1\n"] {
-            assert!(check_global(bad).is_err(), "{}", bad.escape_ascii());
+    fn global_headers_change_no_entry() {
+        for key in
+            ["comment", "atime", "GNU.volume.label", "VENDOR.keyword", "ACME.build.id", "APK-TOOLS.checksum.SHA1"]
+        {
+            assert!(global(key).is_ok(), "{key}");
         }
+        for key in [
+            "path",
+            "linkpath",
+            "size",
+            "mtime",
+            "uid",
+            "gid",
+            "hdrcharset",
+            "unknown",
+            ".keyword",
+            "SCHILY.xattr.user.a",
+            "SCHILY.realsize",
+            "LIBARCHIVE.xattr.user.a",
+            "RHT.security.selinux",
+            "SUN.holesdata",
+            "GNU.sparse.major",
+            "GNU.volume.filename",
+            "security.x",
+        ] {
+            let e = global(key).unwrap_err();
+            assert!(e.message().contains(key), "{key}: {e}");
+        }
+        let both = [&b"16 ACME.id=1\n"[..], b"9 path=a\n"].concat();
+        assert!(check_global(&both[1..]).is_err(), "a harmless key does not hide another");
+    }
+
+    #[test]
+    fn an_empty_value_deletes_no_key_of_a_sparse_file() {
+        for key in ["major", "minor", "name", "realsize", "size", "numblocks", "map"] {
+            let rest = key.len() + " GNU.sparse.=\n".len();
+            let body = format!("{} GNU.sparse.{key}=\n", rest + 2);
+            assert!(parse(body.as_bytes()).err().unwrap().message().contains("without a value"), "{key}");
+        }
+        let deleted = parse(b"8 path=\n").unwrap();
+        assert!(deleted.names(Key::Path) && deleted.get(Key::Path).is_none());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Which extended attributes of a tar become attributes of an entry, and how PAX writes them.
 //!
 //! Two encodings exist: `SCHILY.xattr.<name>` with the value as it is (star, GNU tar, Go), and
-//! `LIBARCHIVE.xattr.<name, percent-encoded>` with the value in base64 (libarchive, which writes both). Bounds are the
-//! kernel's (`include/uapi/linux/limits.h`: XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX).
+//! `LIBARCHIVE.xattr.<name, percent-encoded>` with the value in base64 (libarchive, which writes both). Go, and so every
+//! container engine, knows only the first, and so does GNU tar: an attribute in the second form alone is ignored, and
+//! one in both forms must have the same value in both. The exception is a name with a `=`, which would end a PAX key:
+//! only the second form can have it, and [`super::Writer`] writes it so. Bounds are the kernel's (`include/uapi/linux/limits.h`: XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_LIST_MAX).
 
 use crate::error::{Error, Result};
 use crate::format::entry::Xattr;
@@ -25,7 +27,15 @@ pub(crate) enum Source {
 /// The attributes of one entry while its PAX header is read.
 #[derive(Default)]
 pub(crate) struct Collector {
-    found: Vec<(Xattr, Source)>,
+    found: Vec<Found>,
+}
+
+/// One record of an attribute.
+struct Found {
+    name: Vec<u8>,
+    /// `None` for base64 that is none.
+    value: Option<Vec<u8>>,
+    source: Source,
 }
 
 impl Collector {
@@ -35,18 +45,20 @@ impl Collector {
 
     /// Takes one PAX record if it is an attribute, and says so.
     pub(crate) fn record(&mut self, key: &[u8], value: &[u8]) -> Result<bool> {
-        let (name, value, source) = if let Some(name) = key.strip_prefix(SCHILY) {
-            (name.to_vec(), value.to_vec(), Source::Schily)
+        if let Some(name) = key.strip_prefix(SCHILY) {
+            if check(name, value)? {
+                self.found.push(Found { name: name.to_vec(), value: Some(value.to_vec()), source: Source::Schily });
+            }
         } else if let Some(name) = key.strip_prefix(LIBARCHIVE) {
-            let name = percent_decode(name).ok_or_else(|| Error::invalid("a LIBARCHIVE.xattr name with a bad '%'"))?;
-            let value =
-                base64_decode(value).ok_or_else(|| Error::invalid("a LIBARCHIVE.xattr value that is not base64"))?;
-            (name, value, Source::Libarchive)
+            let Some(name) = percent_decode(name) else { return Ok(true) };
+            let value = base64_decode(value);
+            if !name.contains(&b'=') {
+                self.found.push(Found { name, value, source: Source::Libarchive });
+            } else if check(&name, value.as_ref().ok_or_else(|| Error::invalid("an xattr that is not base64"))?)? {
+                self.found.push(Found { name, value, source: Source::Libarchive });
+            }
         } else {
             return Ok(false);
-        };
-        if check(&name, &value)? {
-            self.found.push((Xattr { name, value }, source));
         }
         Ok(true)
     }
@@ -56,21 +68,23 @@ impl Collector {
         if self.found.is_empty() {
             return Ok(Vec::new());
         }
-        self.found.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-        let mut out: Vec<(Xattr, Source)> = Vec::with_capacity(self.found.len());
+        self.found.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut xattrs: Vec<Xattr> = Vec::with_capacity(self.found.len());
         // Of a name's records: the last of each source, which must then agree.
-        for group in self.found.chunk_by(|a, b| a.0.name == b.0.name) {
-            let last = |source| group.iter().rfind(|(_, s)| *s == source);
-            match (last(Source::Schily), last(Source::Libarchive)) {
-                (Some(a), Some(b)) if a.0 != b.0 => {
-                    let name = a.0.name.escape_ascii();
+        for group in self.found.chunk_by(|a, b| a.name == b.name) {
+            let last = |source| group.iter().rfind(|found| found.source == source);
+            let kept = match (last(Source::Schily), last(Source::Libarchive)) {
+                (Some(a), Some(b)) if a.value != b.value => {
+                    let name = a.name.escape_ascii();
                     return Err(Error::invalid(format!("xattr {name} has two different values")));
                 }
-                (a, b) => out.extend(a.or(b).cloned()),
-            }
+                (None, Some(found)) => Some(found).filter(|found| found.name.contains(&b'=')),
+                (found, _) => found,
+            };
+            let whole = kept.and_then(|found| Some(Xattr { name: found.name.clone(), value: found.value.clone()? }));
+            xattrs.extend(whole);
         }
         self.found.clear();
-        let xattrs: Vec<Xattr> = out.into_iter().map(|(xattr, _)| xattr).collect();
         check_names(&xattrs)?;
         Ok(xattrs)
     }
@@ -247,16 +261,38 @@ mod tests {
             }
             found.finish()
         };
-        let a = Xattr { name: b"user.a=".to_vec(), value: b"vv".to_vec() };
-        let both = [("LIBARCHIVE.xattr.user.a%3d", "dnY"), ("SCHILY.xattr.user.a=", "vv")];
+        let a = Xattr { name: b"user.a".to_vec(), value: b"vv".to_vec() };
+        let both = [("LIBARCHIVE.xattr.user.%61", "dnY"), ("SCHILY.xattr.user.a", "vv")];
         assert_eq!(of(&both).unwrap(), std::slice::from_ref(&a));
-        assert_eq!(of(&both[..1]).unwrap(), [a]);
+        assert_eq!(of(&both[1..]).unwrap(), [a]);
         let differ = [("LIBARCHIVE.xattr.user.a", "dnY="), ("SCHILY.xattr.user.a", "vw")];
         assert_eq!(of(&differ).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(of(&[("SCHILY.xattr.user.a", "1"), ("SCHILY.xattr.user.a", "2")]).unwrap()[0].value, b"2");
-        assert!(of(&[("LIBARCHIVE.xattr.user.a%g0", "")]).is_err());
-        assert!(of(&[("LIBARCHIVE.xattr.user.a", "a")]).is_err());
-        assert!(of(&[("LIBARCHIVE.xattr.user.a%00", "")]).is_err());
+        assert!(of(&[("LIBARCHIVE.xattr.user.a", "a"), ("SCHILY.xattr.user.a", "i")]).is_err(), "not base64");
+    }
+
+    #[test]
+    fn libarchive_alone_counts_only_for_names_that_schily_cannot_have() {
+        let mut found = Collector::default();
+        let mut of = |key: &str, value: &str| {
+            found.clear();
+            assert!(found.record(key.as_bytes(), value.as_bytes())?);
+            found.finish()
+        };
+        for (key, value) in [
+            ("LIBARCHIVE.xattr.user.a", "dnY"),
+            ("LIBARCHIVE.xattr.security.capability", "AQAAAgAEAAAAAAAAAAAAAAAAAAA"),
+            ("LIBARCHIVE.xattr.trusted.overlay.redirect", "L3g"),
+            ("LIBARCHIVE.xattr.user.a%g0", ""),
+            ("LIBARCHIVE.xattr.user.a", "a"),
+            ("LIBARCHIVE.xattr.user.a%00", ""),
+        ] {
+            assert_eq!(of(key, value).unwrap(), [], "{key}");
+        }
+        let a = Xattr { name: b"user.a=".to_vec(), value: b"vv".to_vec() };
+        assert_eq!(of("LIBARCHIVE.xattr.user.a%3d", "dnY").unwrap(), [a]);
+        assert!(of("LIBARCHIVE.xattr.user.a%3d", "a").is_err());
+        assert!(of("LIBARCHIVE.xattr.trusted.overlay.%3d", "").is_err());
     }
 
     proptest! {

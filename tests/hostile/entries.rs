@@ -34,7 +34,7 @@ pub(crate) const CASES: &[Case] = &[
         let chmod = Head { kind: b'5', mode: 0o777, ..head("d///") }.block();
         tar(&[symlink("d", "/srv/T"), chmod, file("d//./x", "x")])
     }),
-    reject("hard-abs.tar", "CVE-2018-20990 CVE-2016-5418 CVE-2021-32760", || {
+    reject("hard-abs.tar", "a link to an absolute target, then written: CVE-2018-20990 CVE-2016-5418", || {
         tar(&[hardlink("p", "/etc/passwd"), file("p", "x")])
     }),
     reject("hard-dotdot.tar", "CVE-2026-50163 CVE-2026-23745", || tar(&[hardlink("p", "../../etc/passwd")])),

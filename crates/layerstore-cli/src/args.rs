@@ -6,7 +6,7 @@ mod snapshots;
 mod upkeep;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use layerstore::{Compress, Compression, Digest, Platform};
+use layerstore::{Compress, Compression, OciDigest, Platform};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -140,7 +140,7 @@ pub(crate) struct Import {
     /// Name of the image in the store [default: its reference in SOURCE, else its config digest]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Which image of SOURCE: its reference, tag or manifest digest
+    /// Which image of SOURCE: its reference or tag, or the digest of its manifest, configuration or index
     #[arg(long = "ref", value_name = "REF")]
     pub(crate) reference: Option<String>,
     /// Which platform's image of SOURCE
@@ -151,7 +151,7 @@ pub(crate) struct Import {
     pub(crate) keep_blobs: bool,
     /// Refuse anything but this: the digest of a layer's blob, or of an image's manifest or configuration
     #[arg(long, value_name = "DIGEST")]
-    pub(crate) expect: Option<Digest>,
+    pub(crate) expect: Option<OciDigest>,
     /// How new chunks are compressed: auto (as time allows), raw, lz4 or zstd[:LEVEL] [default: auto]
     #[arg(long, value_name = "CODEC")]
     pub(crate) compress: Option<Compress>,

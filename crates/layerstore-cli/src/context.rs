@@ -34,11 +34,13 @@ impl Context {
     /// Opens the store; a missing one is an error.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
         Store::open_with(self.store_dir()?, &OpenOptions::default().create(false)).map_err(|e| {
-            let kind = e.kind();
+            let (kind, denied) =
+                (e.kind(), e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied));
             let failure = Failure::from(e);
             match kind {
                 ErrorKind::NotFound => failure.hint("`layerstore import` makes it; --store DIR names another"),
                 ErrorKind::Corrupt => failure.hint("`layerstore fsck --rebuild` makes a lost or damaged database anew"),
+                _ if denied => failure.hint("run as the store's owner, or choose another with --store DIR"),
                 _ => failure,
             }
         })

@@ -1,7 +1,7 @@
 //! How a failure leaves the program: an exit code by kind, and words that say what to do next.
 
 use crate::output::to_json;
-use layerstore::{Error, ErrorKind, printable};
+use layerstore::{Advice, Error, ErrorKind, printable};
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -30,6 +30,10 @@ impl Failure {
 
     pub(crate) fn kind(&self) -> ErrorKind {
         self.error.kind()
+    }
+
+    pub(crate) fn advice(&self) -> Option<Advice> {
+        self.error.advice()
     }
 
     pub(crate) fn is_disk_full(&self) -> bool {
@@ -97,8 +101,12 @@ pub(crate) trait Hint<T> {
     /// Whatever it is.
     fn hint(self, hint: &str) -> Result<T, Failure>;
 
-    /// If it is of this kind; the others have hints of their own.
+    /// If it is of this kind and brings no advice of its own. The hint must be true of all errors of this kind that the
+    /// call can give.
     fn hint_on(self, kind: ErrorKind, hint: &str) -> Result<T, Failure>;
+
+    /// If it brings this advice, which the command can word better.
+    fn hint_for(self, advice: Advice, hint: &str) -> Result<T, Failure>;
 }
 
 impl<T> Hint<T> for layerstore::Result<T> {
@@ -109,6 +117,10 @@ impl<T> Hint<T> for layerstore::Result<T> {
     fn hint_on(self, kind: ErrorKind, hint: &str) -> Result<T, Failure> {
         self.map_err(Failure::from).hint_on(kind, hint)
     }
+
+    fn hint_for(self, advice: Advice, hint: &str) -> Result<T, Failure> {
+        self.map_err(Failure::from).hint_for(advice, hint)
+    }
 }
 
 impl<T> Hint<T> for Result<T, Failure> {
@@ -117,7 +129,20 @@ impl<T> Hint<T> for Result<T, Failure> {
     }
 
     fn hint_on(self, kind: ErrorKind, hint: &str) -> Self {
-        self.map_err(|e| if e.kind() == kind { e.hint(hint) } else { e })
+        self.map_err(|e| if e.kind() == kind && e.advice().is_none() { e.hint(hint) } else { e })
+    }
+
+    fn hint_for(self, advice: Advice, hint: &str) -> Self {
+        self.map_err(|e| if e.advice() == Some(advice) { e.hint(hint) } else { e })
+    }
+}
+
+/// A failure to mount, with what helps those who are not root.
+pub(crate) fn mounting(error: Error) -> Failure {
+    let failure = Failure::from(error);
+    match failure.kind() == ErrorKind::Unsupported && !rustix::process::geteuid().is_root() {
+        true => failure.hint("mounting needs root; `layerstore extract` does not"),
+        false => failure,
     }
 }
 
@@ -137,36 +162,44 @@ pub(crate) fn exit_code(kind: ErrorKind) -> u8 {
     }
 }
 
-/// What helps with most errors of a kind; commands that know more say more.
+/// What helps: the library's advice in this program's words, or else what is true of every error of the kind.
 fn hint(error: &Error) -> Option<&'static str> {
+    if let Some(advice) = error.advice() {
+        return in_words(advice);
+    }
     match error.kind() {
-        ErrorKind::NotFound => Some("`layerstore images` and `layerstore layers` list what there is"),
-        ErrorKind::AlreadyExists => Some("choose another destination, or remove what is there"),
-        ErrorKind::InvalidInput => Some("nothing was stored; get the input again, or mend what made it"),
-        ErrorKind::FailedPrecondition => Some("choose another store with --store DIR"),
-        ErrorKind::Unsupported => {
-            Some("layers may be plain, gzip or zstd; the store needs a version that knows its format")
-        }
         ErrorKind::Corrupt => {
             Some("stored bytes are damaged: `layerstore fsck` tells what, `layerstore repair SOURCE` mends it")
         }
-        ErrorKind::Busy => Some("another process is at work on this; try again when it is done"),
-        ErrorKind::LimitExceeded => Some("the limits and their reasons are in docs/LIMITS.md; nothing was stored"),
-        ErrorKind::Cancelled => Some("nothing was changed; run the command again when you like"),
-        _ => match error.io_error()?.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Some("the disk is full: free some space, or put the store elsewhere with --store DIR")
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                Some("you may not use this path; run as its owner, or choose another")
-            }
-            std::io::ErrorKind::ReadOnlyFilesystem => {
-                Some("the file system is read-only; choose another with --store DIR")
-            }
-            std::io::ErrorKind::NotFound => Some("there is no such file; check the path"),
+        ErrorKind::LimitExceeded => Some("the limits and their reasons are in docs/LIMITS.md"),
+        ErrorKind::Io => match error.io_error()?.kind() {
+            std::io::ErrorKind::StorageFull => Some("the disk is full: free some space on it, or choose another"),
+            std::io::ErrorKind::QuotaExceeded => Some("the quota is used up: free some space, or have it raised"),
             _ => None,
         },
+        _ => None,
     }
+}
+
+fn in_words(advice: Advice) -> Option<&'static str> {
+    Some(match advice {
+        Advice::ChooseByName => "--ref NAME chooses one",
+        Advice::ChooseByPlatform => "--platform OS/ARCH[/VARIANT] chooses one",
+        Advice::ChooseByDigest => "--ref DIGEST chooses one",
+        Advice::ChooseAnother => "--ref and --platform choose one of those",
+        Advice::OtherName => "choose another name",
+        Advice::GetAgain => "get the input again from where it came, in full",
+        Advice::OldForm => {
+            "newer versions of the program that wrote it write another form: load it there and save it anew"
+        }
+        Advice::OtherCompression => "layers may be plain, gzip or zstd",
+        Advice::OtherDriver => "another driver may: --driver erofs or copy; `layerstore doctor` tells which work here",
+        Advice::List => "`layerstore images` and `layerstore layers` list what there is",
+        Advice::OtherStore => "choose another store with --store DIR",
+        Advice::OtherVersion => "another version of layerstore is needed, one that knows this format",
+        Advice::TryAgain => "another process is at work on this; try again when it is done",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -190,6 +223,29 @@ mod tests {
         assert!(hint_of(Error::corrupt("it")).contains("fsck"));
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         assert!(hint_of(Error::io("it", full)).contains("disk is full"));
+    }
+
+    /// Most errors of these kinds have causes that no general advice is true of.
+    #[test]
+    fn without_advice_there_is_no_hint() {
+        let kinds = [ErrorKind::NotFound, ErrorKind::AlreadyExists, ErrorKind::InvalidInput, ErrorKind::Busy];
+        for kind in
+            kinds.into_iter().chain([ErrorKind::FailedPrecondition, ErrorKind::Unsupported, ErrorKind::Cancelled])
+        {
+            assert!(!Failure::new(kind, "it").to_text().contains("hint"), "{kind}");
+        }
+        for kind in [std::io::ErrorKind::PermissionDenied, std::io::ErrorKind::NotFound] {
+            assert!(!Failure::from(Error::io("it", std::io::Error::from(kind))).to_text().contains("hint"), "{kind}");
+        }
+    }
+
+    #[test]
+    fn advice_goes_before_what_is_said_of_the_kind() {
+        let hint = |e: Error| Err::<(), _>(e).hint_on(ErrorKind::NotFound, "look").expect_err("fails");
+        let text = hint(Error::not_found("it").advise(Advice::GetAgain)).to_text();
+        assert!(text.contains("get the input again") && !text.contains("look"), "{text}");
+        let told = Err::<(), _>(Error::invalid("it").advise(Advice::OtherName)).hint_for(Advice::OtherName, "--name");
+        assert!(told.expect_err("fails").to_text().ends_with("hint: --name"));
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! What the user names: images and layers of the store, paths in them; and names shown to the user.
 
 use crate::errors::{Failure, Hint};
-use layerstore::{Digest, Error, ErrorKind, ImageInfo, LayerInfo, Store, is_unprintable};
+use layerstore::{Advice, DigestPrefix, Error, ErrorKind, ImageInfo, LayerInfo, Store, is_unprintable};
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
-
-/// Fewer digits of a digest are taken for a typing error.
-const DIGITS: usize = 4;
 
 /// An image or a layer.
 pub(crate) enum Named {
@@ -15,48 +12,82 @@ pub(crate) enum Named {
     Layer(LayerInfo),
 }
 
-/// Finds what `name` means: an image's exact name first, then the first digits of a layer's diff_id or of an image's
-/// config or manifest digest. Several names of one image are no ambiguity.
+/// Finds what `name` means: an image's exact name, or the first digits of a layer's diff_id or of an image's config or
+/// manifest digest. A full digest is never a name, and digits that are certain to be a digest go before names: an image's
+/// author may have chosen its name. Several names of one image are no ambiguity.
 pub(crate) fn find(store: &Store, name: &str) -> Result<Named, Failure> {
-    let (mut images, layers) = fitting(store, name)?;
+    let found = fitting(store, name)?;
+    let mut images: Vec<ImageInfo> = match found.is_full || found.by_digest() && found.is_certain {
+        true => found.images,
+        false => found.named.into_iter().chain(found.images).collect(),
+    };
     // The first name stays.
     images.sort_by_key(|image| image.config);
     images.dedup_by_key(|image| image.config);
-    only(name, &images, &layers)
+    only(name, &images, &found.layers)
 }
 
-/// As [`find`], where it matters which name of an image is meant.
+/// As [`find`], where it matters which name of an image is meant: what may be a name and a digest is refused.
 pub(crate) fn find_name(store: &Store, name: &str) -> Result<Named, Failure> {
-    let (images, layers) = fitting(store, name)?;
-    only(name, &images, &layers)
+    let mut found = fitting(store, name)?;
+    if let Some(named) = &found.named {
+        // An image without a name has its digest instead. One that has the digest of another, as could be once, can go
+        // if nothing else has that digest.
+        let own = found.images.iter().any(|image| image.name == named.name);
+        if own || !found.by_digest() {
+            return Ok(Named::Image(named.clone()));
+        }
+        if !found.is_full {
+            found.images.insert(0, named.clone());
+        }
+    }
+    only(name, &found.images, &found.layers)
 }
 
 /// As [`find`], for what needs an image.
 pub(crate) fn image(store: &Store, name: &str) -> Result<ImageInfo, Failure> {
     let list = "`layerstore images` lists the images there are";
-    match find(store, name).hint_on(ErrorKind::NotFound, list)? {
+    match find(store, name).hint_for(Advice::List, list)? {
         // Looked up once more, since that checks it.
-        Named::Image(image) => Ok(store.image(&image.name)?),
+        Named::Image(image) => Ok(store.image_named(&image.name)?),
         Named::Layer(_) => Err(Error::not_found("no such image, but a layer").subject(name)).hint(list),
     }
 }
 
-/// All that `name` may mean.
-fn fitting(store: &Store, name: &str) -> Result<(Vec<ImageInfo>, Vec<LayerInfo>), Failure> {
-    let images = store.images()?;
-    if let Some(image) = images.iter().find(|image| image.name == name) {
-        return Ok((vec![image.clone()], Vec::new()));
+/// All that a text may mean.
+struct Fitting {
+    /// The image that has it as its name.
+    named: Option<ImageInfo>,
+    /// Those whose digest begins like it.
+    images: Vec<ImageInfo>,
+    layers: Vec<LayerInfo>,
+    /// It is a digest, if any begins like it.
+    is_certain: bool,
+    /// It is a digest in any case.
+    is_full: bool,
+}
+
+impl Fitting {
+    fn by_digest(&self) -> bool {
+        !self.images.is_empty() || !self.layers.is_empty()
     }
-    let hex = name.strip_prefix("sha256:").unwrap_or(name);
-    let digits = hex.len() >= DIGITS && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let fits = |digest: &Digest| digits && digest.hex().starts_with(hex);
-    let layers = store.layers()?.into_iter().filter(|layer| fits(&layer.diff_id)).collect();
-    Ok((images.into_iter().filter(|i| fits(&i.config) || fits(&i.manifest)).collect(), layers))
+}
+
+fn fitting(store: &Store, name: &str) -> Result<Fitting, Failure> {
+    let all = store.images()?;
+    let named = || all.iter().find(|image| image.name == name).cloned();
+    let Some(prefix) = DigestPrefix::parse(name) else {
+        return Ok(Fitting { named: named(), images: vec![], layers: vec![], is_certain: false, is_full: false });
+    };
+    let images = store.images_by_digest(&prefix)?;
+    let layers: Vec<_> = store.layers()?.into_iter().filter(|layer| prefix.fits_sha256(&layer.diff_id)).collect();
+    let (is_certain, is_full) = (prefix.is_certain(), prefix.full().is_some());
+    Ok(Fitting { named: named(), images, layers, is_certain, is_full })
 }
 
 fn only(name: &str, images: &[ImageInfo], layers: &[LayerInfo]) -> Result<Named, Failure> {
     match (images, layers) {
-        ([], []) => Err(Error::not_found("no such image or layer").subject(name).into()),
+        ([], []) => Err(Error::not_found("no such image or layer").subject(name).advise(Advice::List).into()),
         ([image], []) => Ok(Named::Image(image.clone())),
         ([], [layer]) => Ok(Named::Layer(layer.clone())),
         _ => {
@@ -64,7 +95,7 @@ fn only(name: &str, images: &[ImageInfo], layers: &[LayerInfo]) -> Result<Named,
             let layers = layers.iter().map(|layer| format!("layer {}", layer.diff_id));
             let list: Vec<_> = images.chain(layers).collect();
             Err(Error::invalid("the name fits several").subject(name).actual(list.join(", ")))
-                .hint("use an image's name, or more digits")
+                .hint("use an image's name, or more digits of the digest")
         }
     }
 }

@@ -4,8 +4,11 @@
 //! It begins when the daemon has had nothing to do for a moment and nothing is being unpacked, so that it does not compete
 //! with an image on its way. What a crash or a stop interrupts is found again at the next start.
 
+use crate::failures::Failures;
 use crate::server::Server;
-use layerstore::{ErrorKind, Event, Observer};
+use layerstore::{Absorbed, Error, ErrorKind, Event, Observer, Result};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -14,8 +17,6 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_secs(2);
 /// How long work may be put off by that.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long to leave alone what failed.
-const RETRY: Duration = Duration::from_secs(30);
 
 /// Wakes the thread that does it.
 #[derive(Debug, Default)]
@@ -28,6 +29,8 @@ pub(crate) struct Background {
 struct State {
     /// When the first and the last piece of work came that is not done.
     pending: Option<(Instant, Instant)>,
+    /// When to try again what failed.
+    again: Option<Instant>,
     stop: bool,
 }
 
@@ -58,19 +61,24 @@ impl Background {
                 return false;
             }
             let now = Instant::now();
-            let due = state.pending.map(|(first, last)| {
+            let pending = state.pending.map(|(first, last)| {
                 let quiet = if busy() { now + QUIET } else { last + QUIET };
                 (first + PATIENCE).min(quiet)
             });
+            let due = [pending, state.again].into_iter().flatten().min();
             state = match due {
                 Some(due) if due <= now => {
-                    state.pending = None;
+                    (state.pending, state.again) = (None, None);
                     return true;
                 }
                 Some(due) => self.changed.wait_timeout(state, due - now).unwrap_or_else(|e| e.into_inner()).0,
                 None => self.changed.wait(state).unwrap_or_else(|e| e.into_inner()),
             };
         }
+    }
+
+    fn again_at(&self, when: Option<Instant>) {
+        self.lock().again = when;
     }
 
     /// Sleeps, but not beyond a stop. Whether there was one.
@@ -82,30 +90,96 @@ impl Background {
 
 /// The thread's work. Begins with what an earlier run of the daemon left.
 pub(crate) fn run(server: &Arc<Server>) {
+    let mut failures = Failures::default();
     server.background.wake();
     while server.background.next(|| server.unpacking.is_busy()) {
-        if let Err(error) = once(server) {
-            if error.kind() == ErrorKind::Cancelled {
-                continue;
-            }
-            server.metrics.background_failures.fetch_add(1, Relaxed);
-            tracing::error!(%error, "background work failed; it is tried again");
-            server.background.stopped_within(RETRY);
-            server.background.wake();
-        }
+        round(server, &mut failures);
+        server.background.again_at(failures.next_try());
+        server.metrics.not_absorbed.store(failures.snapshots(), Relaxed);
     }
 }
 
-fn once(server: &Server) -> layerstore::Result<()> {
+/// Does all that can be done: neither a snapshot that cannot become a layer nor anything else keeps the rest.
+fn round(server: &Server, failures: &mut Failures) {
     let begin = Instant::now();
-    let absorbed = server.snapshots.absorb(&Stopping(server))?;
-    let removed = server.snapshots.cleanup()?;
+    let absorbed = match absorb(server, failures) {
+        Err(e) if e.kind() == ErrorKind::Cancelled => return,
+        Err(e) => {
+            tell(server, failures.failed("absorb", &e.to_string()), &e.to_string());
+            0
+        }
+        Ok(layers) => {
+            failures.succeeded("absorb");
+            layers
+        }
+    };
+    let removed = catch_unwind(AssertUnwindSafe(|| server.snapshots.cleanup()));
+    let removed = match removed.map_err(|_| "a bug: cleaning up panicked".to_owned()) {
+        Ok(Ok(removed)) => {
+            failures.succeeded("cleanup");
+            removed
+        }
+        Ok(Err(e)) => {
+            tell(server, failures.failed("cleanup", &e.to_string()), &e.to_string());
+            0
+        }
+        Err(panic) => {
+            tell(server, failures.failed("cleanup", &panic), &panic);
+            0
+        }
+    };
     server.metrics.absorbed.fetch_add(absorbed, Relaxed);
     server.metrics.directories_removed.fetch_add(removed, Relaxed);
     if absorbed + removed > 0 {
         tracing::info!(absorbed, removed, time = ?begin.elapsed(), "background work done");
     }
-    Ok(())
+}
+
+/// Makes layers of all directories but those that failed before and are not to be tried yet. Returns how many.
+fn absorb(server: &Server, failures: &mut Failures) -> Result<u64> {
+    let mut layers = 0;
+    loop {
+        let (now, asked) = (Instant::now(), RefCell::new(Vec::new()));
+        let leave = |n| {
+            asked.borrow_mut().push(n);
+            failures.leaves(n, now)
+        };
+        let work = || server.snapshots.absorb_except(leave, &Stopping(server));
+        let done = catch_unwind(AssertUnwindSafe(work));
+        let asked = asked.into_inner();
+        let Ok(done) = done else {
+            const BUG: &str = "a bug: making a layer of a snapshot panicked";
+            // The last one that was asked for is the one that was begun.
+            let Some(begun) = asked.last().filter(|n| !failures.leaves(**n, now)) else {
+                return Err(Error::new(ErrorKind::Unsupported, BUG));
+            };
+            let told = failures.snapshot_failed(*begun, None, BUG);
+            tell(server, told, &format!("snapshot number {begun}: {BUG}"));
+            continue;
+        };
+        let Absorbed { layers: made, failed, .. } = done?;
+        layers += made;
+        failures.keep_only(&asked);
+        for failure in failed {
+            let text = reason(&failure.error);
+            let told = failures.snapshot_failed(failure.number, Some(failure.error.kind()), &text);
+            tell(server, told, &text);
+        }
+        return Ok(layers);
+    }
+}
+
+/// An error with its cause, "No space left on device", which is what people look for.
+fn reason(error: &layerstore::Error) -> String {
+    crate::convert::status(error).message().to_owned()
+}
+
+/// Counts a failure, and logs it unless it was told before.
+fn tell(server: &Server, is_new: bool, error: &str) {
+    server.metrics.background_failures.fetch_add(1, Relaxed);
+    if is_new {
+        tracing::error!(error, "background work failed; it is passed over, and the rest is done");
+    }
 }
 
 /// How often what is being unpacked goes to disk.

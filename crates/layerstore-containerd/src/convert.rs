@@ -23,7 +23,18 @@ pub(crate) fn status(error: &Error) -> Status {
     };
     // The cause of an I/O error, "No space left on device", is what people look for.
     let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    Status::new(code, format!("{error}{cause}"))
+    Status::new(code, shortened(&format!("{error}{cause}"), STATUS_MAX))
+}
+
+/// A status travels in headers, of which clients take 8 KiB and more.
+const STATUS_MAX: usize = 4096;
+
+/// The beginning of a text, in at most `most` bytes and the dots that say so.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.len() > most {
+        true => format!("{}...", &text[..text.floor_char_boundary(most)]),
+        false => text.to_owned(),
+    }
 }
 
 /// An empty key, name or parent is none.

@@ -4,22 +4,27 @@
 //! | --- | --- |
 //! | `config.rs` | configuration file and command line |
 //! | `listen.rs` | sockets, and systemd |
+//! | `bounds.rs`, `connections.rs`, `admission.rs` | what clients may take |
 //! | `server.rs` | what all calls share, and how they are done |
 //! | `snapshots.rs`, `remote.rs` | the snapshots service; layers that are here already |
 //! | `diff/` | the diff service: blobs into the store, and back |
 //! | `unpacking.rs` | which layers are being unpacked |
-//! | `background.rs` | work that nobody waits for |
+//! | `background.rs`, `failures.rs` | work that nobody waits for, and what it failed at |
 //! | `metrics.rs`, `exposition.rs` | counters, and serving them |
 //! | `convert.rs`, `proto.rs` | the protocol |
 //!
 //! It has no storage logic: what it needs, the library offers to everyone. It keeps no state outside the store, so it can be
 //! killed and started again at any time.
 
+mod admission;
 mod background;
+mod bounds;
 mod config;
+mod connections;
 mod convert;
 mod diff;
 mod exposition;
+mod failures;
 mod listen;
 mod metrics;
 mod proto;
@@ -28,6 +33,7 @@ mod server;
 mod snapshots;
 mod unpacking;
 
+use bounds::Bounds;
 use clap::Parser;
 use config::{Args, Config};
 use layerstore::{Error, Result};
@@ -37,13 +43,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 use tracing_subscriber::EnvFilter;
 
 /// How long calls under way may take to notice a stop, before they are left to the next start's clean-up.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
-/// containerd sends snapshots' labels and mounts: nothing large.
-const MESSAGE_MAX: usize = 16 << 20;
 
 fn main() -> ExitCode {
     let done = Config::load(Args::parse()).and_then(|config| {
@@ -68,19 +71,22 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let bounds = Bounds::take();
+    // Two for the work in the background, some for metrics and what tokio itself does.
+    let threads = bounds.calls + 8;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).build();
     let runtime = runtime.map_err(|e| Error::io("start threads", e))?;
-    let done = runtime.block_on(serve(config));
+    let done = runtime.block_on(serve(config, bounds));
     // Work that does not end in time is as good as killed, which a store survives.
     runtime.shutdown_timeout(Duration::from_millis(500));
     done
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config, bounds: Bounds) -> Result<()> {
     // First of all, so that a signal during the start stops it, too.
     let (mut interrupt, mut terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
     let (path, metrics) = (config.socket.clone(), config.metrics.clone());
-    let server = tokio::task::spawn_blocking(move || Server::open(config)).await;
+    let server = tokio::task::spawn_blocking(move || Server::open(config, bounds)).await;
     let server = Arc::new(server.map_err(|e| Error::io("open the store", std::io::Error::other(e)))??);
     // Only now: whoever can connect is served.
     let socket = Socket::open(&path)?;
@@ -99,9 +105,16 @@ async fn serve(config: Config) -> Result<()> {
     let snapshots = proto::snapshots::snapshots_server::SnapshotsServer::new(snapshots::Service(server.clone()));
     let diff = proto::diff::diff_server::DiffServer::new(diff::Service(server.clone()));
     let serving = tonic::transport::Server::builder()
-        .add_service(snapshots.max_decoding_message_size(MESSAGE_MAX))
-        .add_service(diff.max_decoding_message_size(MESSAGE_MAX))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        .max_concurrent_streams(bounds::STREAMS)
+        .http2_max_header_list_size(bounds::HEADERS)
+        .initial_stream_window_size(bounds::STREAM_WINDOW)
+        .initial_connection_window_size(bounds::CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(bounds::PING))
+        .http2_keepalive_timeout(Some(bounds::PONG))
+        .layer(admission::Admission::new(bounds.calls))
+        .add_service(snapshots.max_decoding_message_size(bounds::MESSAGE))
+        .add_service(diff.max_decoding_message_size(bounds::MESSAGE))
+        .serve_with_incoming_shutdown(connections::accept(listener, bounds.connections), async {
             let _ = stopped.await;
         });
     let serving = tokio::spawn(serving);

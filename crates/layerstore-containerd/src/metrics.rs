@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     pub(crate) absorbed: AtomicU64,
     pub(crate) directories_removed: AtomicU64,
     pub(crate) background_failures: AtomicU64,
+    /// Committed snapshots that cannot become layers, now.
+    pub(crate) not_absorbed: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,6 +65,8 @@ impl Metrics {
             head(&mut out, &name, "counter", help);
             let _ = writeln!(out, "{name} {}", value.load(Relaxed));
         }
+        let failed = self.not_absorbed.load(Relaxed);
+        gauge(&mut out, "snapshots_not_absorbed", failed, "Committed snapshots that could not be made into layers.");
         if let Ok(usage) = store.usage() {
             let gauges = [
                 ("store_layers", usage.layers, "Layers in the store."),
@@ -71,13 +75,17 @@ impl Metrics {
                 ("store_disk_bytes", usage.total(), "Disk taken by the store, without snapshots."),
             ];
             for (name, value, help) in gauges {
-                let name = format!("layerstore_{name}");
-                head(&mut out, &name, "gauge", help);
-                let _ = writeln!(out, "{name} {value}");
+                gauge(&mut out, name, value, help);
             }
         }
         out
     }
+}
+
+fn gauge(out: &mut String, name: &str, value: u64, help: &str) {
+    let name = format!("layerstore_{name}");
+    head(out, &name, "gauge", help);
+    let _ = writeln!(out, "{name} {value}");
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {

@@ -18,6 +18,11 @@ pub mod services {
             tonic::include_proto!("containerd.services.diff.v1");
         }
     }
+    pub mod leases {
+        pub mod v1 {
+            tonic::include_proto!("containerd.services.leases.v1");
+        }
+    }
     pub mod content {
         pub mod v1 {
             tonic::include_proto!("containerd.services.content.v1");
@@ -27,4 +32,5 @@ pub mod services {
 
 pub use services::content::v1 as content;
 pub use services::diff::v1 as diff;
+pub use services::leases::v1 as leases;
 pub use services::snapshots::v1 as snapshots;

@@ -1,14 +1,17 @@
 //! What all calls share, and how a call gets its work done.
 
 use crate::background::Background;
+use crate::bounds::{self, Bounds};
 use crate::config::Config;
 use crate::convert;
+use crate::diff::delegate::Delegated;
 use crate::metrics::Metrics;
 use crate::unpacking::Unpacking;
 use layerstore::{Event, Observer, Result, Snapshotter, SnapshotterOptions, Store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
+use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 /// The daemon's state. Everything that lasts is in the store.
@@ -18,11 +21,15 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
     pub(crate) background: Background,
     pub(crate) unpacking: Unpacking,
+    pub(crate) delegated: Delegated,
     stopping: Arc<AtomicBool>,
+    /// Calls whose work is done at a time, and lists that are in memory.
+    places: Arc<Semaphore>,
+    pub(crate) lists: Arc<Semaphore>,
 }
 
 impl Server {
-    pub(crate) fn open(config: Config) -> Result<Self> {
+    pub(crate) fn open(config: Config, bounds: Bounds) -> Result<Self> {
         let options = SnapshotterOptions::default().driver(config.driver()?).namespace(config.namespace.clone());
         let options = options.compress(config.compress()?);
         make_private(&config.root);
@@ -32,7 +39,10 @@ impl Server {
         }
         tracing::info!(driver = %snapshots.driver(), root = %config.root.display(), "store open");
         let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
-        Ok(Self { config, snapshots, metrics, background, unpacking, stopping: Arc::default() })
+        let (places, lists) = (Semaphore::new(bounds.calls), Semaphore::new(bounds::LISTS));
+        let (places, lists, stopping) = (Arc::new(places), Arc::new(lists), Arc::default());
+        let delegated = Delegated::default();
+        Ok(Self { config, snapshots, metrics, background, unpacking, delegated, stopping, places, lists })
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -61,7 +71,14 @@ impl Server {
         let watch = Watch { stopping: self.stopping.clone(), gone: Arc::default() };
         let _guard = SetOnDrop(watch.gone.clone());
         let server = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&server, &watch)).await;
+        let place = self.places.clone().acquire_owned().await;
+        let place = place.map_err(|_| Status::unavailable("the daemon is stopping"))?;
+        // The place is taken as long as the work is done, also when the client is gone.
+        let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work(&server, &watch)
+        });
+        let done = done.await;
         let answer = match done {
             Ok(done) => done.map_err(|e| convert::status(&e)),
             Err(panic) => Err(Status::internal(format!("a bug: {panic}"))),
@@ -72,7 +89,7 @@ impl Server {
 
     /// Counts and logs a call that is over.
     pub(crate) fn log(&self, method: &'static str, subject: &str, begin: Instant, error: Option<&Status>) {
-        let time = begin.elapsed();
+        let (time, subject) = (begin.elapsed(), convert::shortened(subject, SUBJECT_MAX));
         self.metrics.called(method, error.map_or(Code::Ok, Status::code), time);
         match error {
             None => tracing::debug!(method, subject, ?time),
@@ -84,6 +101,9 @@ impl Server {
         }
     }
 }
+
+/// How much of a key is logged, bytes.
+const SUBJECT_MAX: usize = 512;
 
 /// Ends work that nobody waits for.
 #[derive(Clone)]

@@ -3,6 +3,7 @@
 //! What each call means is in containerd's `core/snapshots/snapshotter.go`; the library does it. Here is only the
 //! protocol, and the answer that a layer is here already (`remote.rs`).
 
+use crate::bounds;
 use crate::convert::{self, some};
 use crate::proto::snapshots as api;
 use crate::remote;
@@ -11,7 +12,9 @@ use layerstore::{CommitOptions, Error, Mount, SnapshotFilter};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 /// Snapshots in one message of a list.
@@ -136,14 +139,27 @@ impl api::snapshots_server::Snapshots for Service {
             })?;
             Ok(found)
         };
+        let place = self.0.lists.clone().acquire_owned().await;
+        let place = place.map_err(|_| Status::unavailable("the daemon is stopping"))?;
         let mut found = self.0.call("List", &subject, list).await?;
-        let mut blocks = Vec::new();
-        while !found.is_empty() {
-            let rest = found.split_off(found.len().min(LIST_BLOCK));
-            blocks.push(Ok(api::ListSnapshotsResponse { info: found }));
-            found = rest;
-        }
-        Ok(Response::new(Box::pin(tokio_stream::iter(blocks))))
+        let (send, receive) = mpsc::channel(1);
+        // What is in memory goes also when the client does not read it.
+        tokio::spawn(async move {
+            let _place = place;
+            while !found.is_empty() {
+                let rest = found.split_off(found.len().min(LIST_BLOCK));
+                let block = api::ListSnapshotsResponse { info: std::mem::replace(&mut found, rest) };
+                match tokio::time::timeout(bounds::LIST_PATIENCE, send.reserve()).await {
+                    Ok(Ok(free)) => free.send(Ok(block)),
+                    Ok(Err(_)) => return,
+                    Err(_) => break,
+                }
+            }
+            if !found.is_empty() {
+                let _ = send.try_send(Err(Status::deadline_exceeded("the list is not read")));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
     }
 
     async fn usage(&self, request: Request<api::UsageRequest>) -> Answer<api::UsageResponse> {

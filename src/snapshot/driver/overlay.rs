@@ -5,7 +5,7 @@
 
 use super::{Driver, DriverKind};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::snapshot::extract::{self, ExtractOptions};
 use crate::store::{Store, chain_ids};
@@ -106,7 +106,11 @@ impl Driver for Overlay {
         // What cannot be set must not be missing silently below every snapshot of the chain.
         let marks = extract::Overlay { user: self.user, ..Default::default() };
         let options = ExtractOptions::default().strict(true).overlay(marks);
-        extract::layer_directories(&self.store, layers, &wanted, &options, observer)?; // and syncs
+        let made = extract::layer_directories(&self.store, layers, &wanted, &options, observer); // and syncs
+        made.map_err(|e| match e.kind() {
+            ErrorKind::FailedPrecondition => e.advise(Advice::OtherDriver),
+            _ => e,
+        })?;
         for (i, from) in &wanted {
             fs::rename(from, &paths[*i]).map_err(|e| io_error("rename into place", &paths[*i], e))?;
         }

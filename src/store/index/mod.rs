@@ -33,7 +33,7 @@ pub(crate) use salvage::Salvage;
 pub(crate) use snapshots::SnapshotRow;
 
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::id::ContentId;
 use crate::sys::publish::sync_dir;
 use rusqlite::config::DbConfig;
@@ -146,6 +146,7 @@ impl Index {
             },
             (APPLICATION_ID, version) => {
                 let e = Error::new(ErrorKind::Unsupported, "the store's database is of another version");
+                let e = e.advise(Advice::OtherVersion);
                 return Err(e.expected(SCHEMA_VERSION).actual(version));
             }
             _ => return Err(Error::corrupt("the database is not a layerstore database")),
@@ -158,7 +159,7 @@ impl Index {
         let cut = |r: &Row<'_>| r.get::<_, i64>(0);
         let busy = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], cut).map_err(db_error("checkpoint"))?;
         if busy != 0 {
-            return Err(Error::new(ErrorKind::Busy, "database: somebody reads it"));
+            return Err(Error::new(ErrorKind::Busy, "database: somebody reads it").advise(Advice::TryAgain));
         }
         self.db.close().map_err(|(_, e)| db_error("close")(e))
     }

@@ -63,10 +63,13 @@ fn prefixes_and_long_names_make_the_path() {
 
 #[test]
 fn extended_headers_do_not_mix() {
-    let x = || pax(&[("mtime", "1")]);
+    let x = || pax(&[("path", "p"), ("linkpath", "t")]);
     let g = || extended(b'g', &record(b"comment", b"c"));
     let (l, f) = (|| long("n"), || file("a", "x"));
-    for parts in [[x(), l()], [l(), x()], [x(), x()], [l(), l()], [x(), g()], [l(), g()]] {
+    let k = || extended(b'K', b"t\0");
+    for parts in
+        [[x(), l()], [l(), x()], [x(), k()], [k(), x()], [x(), x()], [l(), l()], [k(), k()], [x(), g()], [l(), g()]]
+    {
         assert!(message(&[parts.concat(), f()]).contains("readers combine differently"));
     }
     assert_eq!(entries(&tar(&[g(), x(), f(), g(), l(), f()])).unwrap().len(), 2);
@@ -81,12 +84,68 @@ fn extended_headers_do_not_mix() {
 }
 
 #[test]
+fn pax_and_long_names_mix_where_they_say_different_things() {
+    let (name, target) = ("n/".repeat(60) + "f", "t/".repeat(60) + "f");
+    let (l, k) = (|| long(&name), || extended(b'K', (target.clone() + "\0").as_bytes()));
+    let x = || pax(&[("SCHILY.xattr.user.a", "1"), ("mtime", "5"), ("uid", "7"), ("ACME.id", "x")]);
+    for parts in [[x(), l(), k()], [l(), x(), k()], [l(), k(), x()], [k(), l(), x()]] {
+        let entry = only(&tar(&[parts.concat(), symlink("s", "short")]));
+        let xattrs = vec![Xattr { name: b"user.a".to_vec(), value: b"1".to_vec() }];
+        assert_eq!((&entry.path[..], entry.mtime.secs, entry.uid, entry.xattrs), (name.as_bytes(), 5, 7, xattrs));
+        assert_eq!(entry.kind, EntryKind::Symlink { target: target.clone().into() });
+    }
+    let (path, link) = (|| pax(&[("path", "p")]), || pax(&[("linkpath", "t")]));
+    for parts in [[path(), k()], [k(), path()], [link(), l()], [l(), link()]] {
+        assert_eq!(entries(&tar(&[parts.concat(), symlink("s", "x")])).unwrap().len(), 1);
+    }
+    for key in ["path", "size", "GNU.sparse.name", "GNU.sparse.major"] {
+        for parts in [[pax(&[(key, "1")]), l()], [l(), pax(&[(key, "1")])]] {
+            assert!(message(&[parts.concat(), file("a", "x")]).contains("readers combine differently"), "{key}");
+        }
+    }
+    for key in ["path", "size"] {
+        let deleted = message(&[pax(&[(key, "")]), l(), file("a", "x")]);
+        assert!(deleted.contains("readers combine differently"), "{deleted}");
+    }
+    let spread = pax(&[("GNU.sparse.offset", "0"), ("GNU.sparse.numbytes", "1")]);
+    assert!(message(&[spread, l(), file("a", "x")]).contains("readers combine differently"));
+}
+
+#[test]
+fn global_headers_may_hold_keys_of_vendors() {
+    let g = |name: &str, records: &[(&str, &str)]| {
+        let body: Vec<u8> = records.iter().flat_map(|(k, v)| record(k.as_bytes(), v.as_bytes())).collect();
+        Head { kind: b'g', ..head(name) }.with(body)
+    };
+    let vendor = [("ACME.build", "7"), ("comment", "c"), ("GNU.volume.label", "l")];
+    for name in ["pax_global_header", "/tmp/GlobalHead.12.1", "././@PaxHeader", "PaxHeaders/g"] {
+        assert_eq!(entries(&tar(&[file("a", "x"), g(name, &vendor), file("b", "x")])).unwrap().len(), 2, "{name}");
+    }
+    for (key, value) in [("path", "b"), ("GNU.sparse.major", "1"), ("SCHILY.xattr.user.a", "b"), ("uid", "0")] {
+        let records = [vendor[0], (key, value)];
+        assert!(message(&[g("PaxHeaders/g", &records), file("a", "x")]).contains("readers disagree on"), "{key}");
+    }
+    // containerd removes what such a header is named like.
+    assert_eq!(entries(&tar(&[g("etc/passwd", &vendor), file("b", "x")])).unwrap().len(), 1);
+    assert!(message(&[file("etc/passwd", "x"), g("etc/passwd", &vendor)]).contains("would remove"));
+    for name in [".wh.a", "d/.wh.a", "d/.wh..wh..opq", "PaxHeaders/.wh.x/.//"] {
+        assert!(message(&[g(name, &vendor), file("b", "x")]).contains("would remove"), "{name}");
+    }
+}
+
+#[test]
 fn names_ending_in_a_slash_are_directories() {
     let of = |kind, name: &str| only(&tar(&[typed(name, kind)])).kind;
-    assert_eq!(
-        (of(0, "d/"), of(b'0', "d/"), of(0, "d")),
-        (EntryKind::Directory, EntryKind::Directory, EntryKind::File { size: 0, sparse: None })
-    );
+    assert_eq!((of(0, "d/"), of(0, "d")), (EntryKind::Directory, EntryKind::File { size: 0, sparse: None }));
+    for kind in [b'0', b'7'] {
+        for name in ["d/", "./d/", "d//", "d/e/"] {
+            assert!(message(&[typed(name, kind)]).contains("only some readers"), "{name}");
+            assert!(message(&[pax(&[("path", name)]), typed("f", kind)]).contains("only some readers"), "{name}");
+            assert!(message(&[long(name), typed("f", kind)]).contains("only some readers"), "{name}");
+        }
+        assert_eq!(of(kind, "./"), EntryKind::Directory);
+    }
+    assert_eq!(only(&tar(&[pax(&[("path", "d/")]), typed("f", 0)])).kind, EntryKind::Directory);
     assert!(message(&[file("d/", "x")]).contains("with content"));
     assert!(message(&[Head { kind: 0, ..head("./") }.with("x")]).contains("with content"));
     assert!(message(&[typed("", b'5')]).contains("without a name"));
@@ -105,8 +164,25 @@ fn types_without_content_ignore_their_size() {
 
 #[test]
 fn hard_links_with_a_size_need_content_that_is_no_header() {
-    let link = |name: &str, target: &str| Head { kind: b'1', size: 600, link: target.into(), ..head(name) }.block();
+    let head = |size| Head { kind: b'1', size, link: b"k".to_vec(), ..head("l") };
+    let link = |_: &str, _: &str| head(600).block();
     assert_eq!(entries(&tar(&[link("l", "k"), vec![b'B'; 1024], file("b", "x")])).unwrap().len(), 2);
+    for hidden in [file("evil", "x"), vec![0; 512]] {
+        for before in [0, 1, 3] {
+            let size = (before * 512 + hidden.len()) as i64;
+            let body = [vec![b'B'; before * 512], hidden.clone()].concat();
+            assert!(message(&[head(size).block(), body, file("c", "x")]).contains("claims content"), "{before}");
+        }
+    }
+    for magic in [b"ustar  \0", b"\0\0\0\0\0\0\0\0"] {
+        let other = Head { magic, ..head(3) }.block();
+        assert!(message(&[other, padded(b"bad"), file("c", "x")]).contains("claims content"));
+    }
+    for extension in [pax(&[("mtime", "1.0")]), pax(&[("size", "3")]), long("l")] {
+        assert!(message(&[extension, head(3).block(), padded(b"bad"), file("c", "x")]).contains("claims content"));
+    }
+    let unsized_by_pax = [pax(&[("size", "0")]), head(3).block(), file("c", "x")];
+    assert_eq!(entries(&tar(&unsized_by_pax)).unwrap().len(), 2);
     assert!(message(&[link("l", "k"), file("b", "x")]).contains("claims content"));
     assert!(message(&[link("l", "k")]).contains("claims content"));
     assert!(error(&link("l", "k")).to_string().contains("the tar ends"));
@@ -114,15 +190,31 @@ fn hard_links_with_a_size_need_content_that_is_no_header() {
 }
 
 #[test]
-fn absolute_link_targets_need_absolute_names() {
-    let target = |name, to| entries(&tar(&[hardlink(name, to)])).map(|mut e| e.remove(0).kind);
+fn link_targets_are_names_below_the_root() {
+    let target = |name: &str, to: &str| entries(&tar(&[hardlink(name, to)])).map(|mut e| e.remove(0).kind);
     let a_b = || EntryKind::Hardlink { target: b"a/b".to_vec() };
-    assert_eq!(target("/l", "/a/b").unwrap(), a_b());
-    assert_eq!(target("/l", "a/b").unwrap(), a_b());
-    assert_eq!(target("./l", "./a/b").unwrap(), a_b());
-    for (name, to) in [("l", "/a/b"), ("l", ""), ("l", "./"), ("/l", "/"), ("l", "./l"), ("l", "a/../b")] {
-        assert!(target(name, to).is_err(), "{name} -> {to}");
+    for name in ["l", "./l", "/l", "//l", "/./l", "d//l", "l/"] {
+        for to in ["a/b", "./a/b", "/a/b", "//a/b", "/./a//b", "a/b/", "/a/b//"] {
+            assert_eq!(target(name, to).unwrap(), a_b(), "{name} -> {to}");
+            let long = tar(&[pax(&[("path", name), ("linkpath", to)]), hardlink("x", "y")]);
+            assert_eq!(only(&long).kind, a_b(), "{name} -> {to}");
+        }
+        for to in ["", "/", "./", "//.", "/../a", "../a", "a/../b", "/a/..", "l", "/l", "./l/"] {
+            let itself = to.contains('l') && name.starts_with('d');
+            assert_eq!(target(name, to).is_err(), !itself, "{name} -> {to}");
+        }
     }
+}
+
+#[test]
+fn what_an_absolute_link_made_is_not_written_again() {
+    let twice = |name, to, again| entries(&tar(&[file("a", "x"), hardlink(name, to), file(again, "y")]));
+    let e = twice("l", "/a", "l").unwrap_err().to_string();
+    assert!(e.contains("replaces a hard link"), "{e}");
+    assert!(twice("./l", "/a", "/l").is_err());
+    assert_eq!(twice("l", "a", "l").unwrap().len(), 3);
+    assert_eq!(twice("/l", "/a", "l").unwrap().len(), 3, "both absolute: the same root");
+    assert_eq!(twice("l", "/a", "a").unwrap().len(), 3);
 }
 
 #[test]
@@ -185,6 +277,12 @@ fn sparse_formats_agree() {
     ] {
         assert_eq!(only(&tar(&parts)).kind, want);
     }
+    for named in ["s/", "./", "s//"] {
+        let slash = Head { name: named.into(), ..old.clone() };
+        assert!(message(&[slash.block(), padded(&body)]).contains("named like a directory"));
+        let name = ("GNU.sparse.name", named);
+        assert!(message(&[pax(&[name, size, blocks, map]), file("x", &body)]).contains("named like a directory"));
+    }
     let star = Head { magic: b"ustar\x0000", ..old.clone() };
     assert_eq!(error(&tar(&[star.block(), padded(&body)])).kind(), ErrorKind::Unsupported);
     assert!(message(&[pax(&[("size", "20")]), old.block(), padded(&body)]).contains("two sizes"));
@@ -198,6 +296,24 @@ fn half_described_sparse_files_are_refused() {
     assert!(of(&[("GNU.sparse.major", "2"), ("GNU.sparse.minor", "0")]).contains("unknown version"));
     assert!(of(&[("GNU.sparse.name", "b")]).contains("without its logical size"));
     assert!(of(&[("GNU.sparse.map", "0,1"), ("GNU.sparse.size", "1")]).contains("numblocks"));
+    let nothing = [("GNU.sparse.name", "evil"), ("GNU.sparse.realsize", "4096"), ("GNU.sparse.numblocks", "0")];
+    let bare = |records: &[(&str, &str)]| message(&[pax(records), file("good", "")]);
+    assert!(bare(&nothing).contains("without its map"));
+    assert!(bare(&[&nothing[..], &[("GNU.sparse.map", "")]].concat()).contains("without a value"));
+    for version in [[("GNU.sparse.major", "0"), ("GNU.sparse.minor", "0")], [one[0], ("GNU.sparse.minor", "1")]] {
+        assert!(!bare(&[&nothing[..], &version].concat()).is_empty());
+    }
+    for named in ["./", "x/", "/", "d/x//"] {
+        let record = ("GNU.sparse.name", named);
+        for kind in [0, b'0', b'7'] {
+            let header = Head { kind, ..head("etc/passwd") };
+            for records in [vec![record], vec![one[0], record], vec![one[0], one[1], record]] {
+                let both = message(&[pax(&records), header.clone().with("root")]);
+                assert!(both.contains("named like a directory"), "{both}");
+                assert!(message(&[pax(&records), header.block()]).contains("named like a directory"));
+            }
+        }
+    }
     let two = [("GNU.sparse.size", "1"), ("GNU.sparse.realsize", "2")];
     assert!(of(&[&one[..], &two].concat()).contains("two different sizes"));
     assert!(of(&[&one[..], &two[..1], &[("GNU.sparse.map", "0,1")]].concat()).contains("two maps"));

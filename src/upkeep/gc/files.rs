@@ -7,7 +7,7 @@
 use super::live::Live;
 use super::plan::{Garbage, GarbageKind, GcPlan, GcReport};
 use crate::digest::Digest;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
 use crate::snapshot::stale;
 use crate::store::{Change, Scratch, Store};
@@ -50,27 +50,36 @@ impl<'s, 'p> Removal<'s, 'p> {
         self.store.with_index(|index| index.write(remove))
     }
 
-    /// Step 2: files and directories that nothing names.
-    pub(super) fn files(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
+    /// Step 2: files and directories that nothing names. One that cannot be moved keeps none of the others; the first
+    /// such failure is returned beside them.
+    pub(super) fn files(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<Option<Error>> {
+        let mut failed = None;
         for batch in self.plan.garbage.chunks(BATCH) {
             check(observer)?;
             let moved = |change: &Change<'_>| {
                 let live = Live::new(&change.roots()?);
-                let mut moved = Vec::new();
+                let (mut moved, mut first) = (Vec::new(), None);
                 for garbage in batch {
-                    if self.remove(change, &live, garbage)? {
-                        moved.push(garbage.clone());
+                    match self.remove(change, &live, garbage) {
+                        Ok(true) => moved.push(garbage.clone()),
+                        Ok(false) => {}
+                        // On a full disk nothing can be moved, and the reserve helps.
+                        Err(e) if is_full(&e) => return Err(e),
+                        Err(e) => drop(first.get_or_insert(e)),
                     }
                 }
-                Ok(moved)
+                Ok((moved, first))
             };
-            report.removed.extend(self.store.with_index(|index| index.write(moved))?);
+            let (moved, first) = self.store.with_index(|index| index.write(moved))?;
+            report.removed.extend(moved);
+            failed = failed.or(first);
         }
         // An image whose name came back after a power cut would show places that were given back.
         match report.removed.iter().any(|garbage| garbage.kind == GarbageKind::Image) {
-            true => sync_dir(&self.store.path().join("images")),
-            false => Ok(()),
+            true => sync_dir(&self.store.path().join("images"))?,
+            false => {}
         }
+        Ok(failed)
     }
 
     /// False if somebody came to need it, or has it open.
@@ -138,6 +147,10 @@ impl<'s, 'p> Removal<'s, 'p> {
             Err(e) => Err(io_error("move away", path, e)),
         }
     }
+}
+
+fn is_full(error: &Error) -> bool {
+    error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull)
 }
 
 fn digest(garbage: &Garbage) -> Option<Digest> {

@@ -46,7 +46,7 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
     }
     for (path, chain) in named(store, "trees", "")? {
         if !live.keeps_chain("trees", &chain) && !mounts.mention(&path) {
-            let bytes = disk_usage(&path)?.0;
+            let bytes = size(&path);
             let why = "no image and no snapshot stands on this chain";
             garbage.push(Garbage { kind: GarbageKind::Tree, name: chain.hex(), bytes, why });
         }
@@ -61,12 +61,17 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
     }
     for (path, n) in snapshots(store)? {
         if !live.keeps_snapshot(n) && !mounts.mention(&path) {
-            let bytes = disk_usage(&path)?.0;
+            let bytes = size(&path);
             let why = "its snapshot is gone, or its changes are a layer";
             garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
         }
     }
     Ok(Found { live, layers, packs, garbage, kept_images })
+}
+
+/// Bytes on disk of a directory that is to go. One that cannot be read goes all the same, and counts nothing.
+fn size(path: &Path) -> u64 {
+    disk_usage(path).map_or(0, |(bytes, _)| bytes)
 }
 
 /// What a damaged row has lost, a row or a name, would look like garbage.

@@ -102,17 +102,19 @@ impl Store {
     /// All that gc does, but that no more than `most` chunks die.
     fn collect(&self, plan: &GcPlan, most: usize, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
         find::check_roots(self, &self.with_index(|index| index.roots())?)?;
-        self.sweep()?;
+        // What a dead session left and cannot be removed must not keep the rest.
+        let swept = self.sweep();
         self.sweep_locks()?;
         self.end_leases()?;
         let removal = Removal::begin(self, plan)?;
         removal.rows()?;
         removal.stale()?;
-        removal.files(observer, report)?;
+        let failed = removal.files(observer, report)?;
         drop(removal);
         report.chunks += chunks::kill(self, most, observer)?;
         report.waiting = chunks::bury(self, observer)?;
-        self.give_space_back(observer, report)
+        self.give_space_back(observer, report)?;
+        failed.map_or(swept, Err)
     }
 
     fn lock_gc(&self, options: &GcOptions, observer: &dyn Observer) -> Result<Lock> {

@@ -3,7 +3,7 @@
 use super::Rebuild;
 use super::layers::unknown;
 use crate::codec::blob::BlobReader;
-use crate::digest::Digest;
+use crate::digest::{Digest, OciDigest, OciHasher};
 use crate::error::Result;
 use crate::image::spec::{Config, JSON_LIMIT, Manifest, parse};
 use crate::limits::Limits;
@@ -14,6 +14,7 @@ use crate::upkeep::DamageKind;
 use crate::upkeep::verify::sha256;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What is in `blobs/`.
@@ -21,8 +22,12 @@ use std::path::{Path, PathBuf};
 struct Blobs {
     /// The layers of a configuration, bottom first.
     configs: BTreeMap<Digest, Vec<Digest>>,
+    /// Configurations that name layers by SHA-512.
+    wide_configs: BTreeMap<Digest, Vec<OciDigest>>,
     /// The configuration of a manifest, and its layers' blobs.
-    manifests: BTreeMap<Digest, (Digest, Vec<Digest>)>,
+    manifests: BTreeMap<Digest, (OciDigest, Vec<OciDigest>)>,
+    /// The configurations by SHA-512, which a manifest may name them by.
+    by_sha512: BTreeMap<OciDigest, Digest>,
     /// Anything else that matches its digest.
     others: Vec<(Digest, PathBuf, u64)>,
     /// What does not match its digest.
@@ -31,14 +36,16 @@ struct Blobs {
 
 impl Rebuild<'_> {
     pub(super) fn images(&mut self) -> Result<()> {
-        let blobs = self.read_blobs()?;
+        let mut blobs = self.read_blobs()?;
+        self.name_by_sha256(&mut blobs)?;
         self.kept_blobs(&blobs)?;
         let named = self.named_images(&blobs);
         let taken: BTreeSet<Digest> = named.iter().map(|image| image.manifest).collect();
         let unnamed = blobs.manifests.iter().filter(|(digest, _)| !taken.contains(digest));
         let unnamed = unnamed.filter_map(|(digest, (config, _))| {
-            let layers = blobs.configs.get(config)?.clone();
-            Some(ImageInfo { name: digest.to_string(), config: *config, manifest: *digest, layers })
+            let config = blobs.sha256_of(config)?;
+            let layers = blobs.configs.get(&config)?.clone();
+            Some(ImageInfo { name: digest.to_string(), config, manifest: *digest, layers })
         });
         let unnamed: Vec<ImageInfo> = unnamed.collect();
         for image in named.iter().chain(&unnamed) {
@@ -90,14 +97,16 @@ impl Rebuild<'_> {
 
     /// Enters the layers' blobs that were kept. Which layer one holds, its bytes tell.
     fn kept_blobs(&mut self, blobs: &Blobs) -> Result<()> {
-        let described: BTreeSet<&Digest> = blobs.manifests.values().flat_map(|(_, layers)| layers).collect();
+        let described: BTreeSet<&OciDigest> = blobs.manifests.values().flat_map(|(_, layers)| layers).collect();
         for (digest, path, size) in &blobs.others {
             let Some((diff_id, tar_size)) = self.layer_in(path)? else {
                 self.found(DamageKind::Blob, path, "it is no configuration, no manifest and no layer's blob");
                 continue;
             };
             let known = self.store.with_index(|index| index.layer(&diff_id))?.is_some();
-            if !known && !described.contains(digest) {
+            let told =
+                described.contains(&OciDigest::from(*digest)) || !known && described.contains(&self.sha512_of(path)?);
+            if !known && !told {
                 self.found(DamageKind::Blob, path, "it is a layer's blob, and the store has no such layer");
                 continue;
             }
@@ -110,6 +119,53 @@ impl Rebuild<'_> {
             self.report.blobs += 1;
         }
         Ok(())
+    }
+
+    /// Finds the layers of configurations that name them by SHA-512: the old database may tell, or else the tars of all
+    /// layers are read.
+    fn name_by_sha256(&mut self, blobs: &mut Blobs) -> Result<()> {
+        for image in &self.salvage.images.rows {
+            let told = |wide: &Vec<OciDigest>| {
+                let same = |(said, is): (&OciDigest, &Digest)| said.sha256().is_none_or(|said| said == *is);
+                wide.len() == image.layers.len() && wide.iter().zip(&image.layers).all(same)
+            };
+            if blobs.wide_configs.get(&image.config).is_some_and(told) {
+                blobs.wide_configs.remove(&image.config);
+                blobs.configs.insert(image.config, image.layers.clone());
+            }
+        }
+        if blobs.wide_configs.is_empty() {
+            return Ok(());
+        }
+        let mut layers: BTreeMap<OciDigest, Digest> = BTreeMap::new();
+        for info in self.store.layers()? {
+            check(self.observer)?;
+            let mut tar = Hashing(OciHasher::sha512());
+            let layer = self.store.layer(&info.diff_id);
+            // One that cannot be read stays unknown; fsck tells of it.
+            if layer.and_then(|layer| layer.export(&mut tar, self.options.threads, self.observer)).is_ok() {
+                layers.insert(tar.0.finish(), info.diff_id);
+            }
+        }
+        for (config, wide) in std::mem::take(&mut blobs.wide_configs) {
+            let of = |digest: &OciDigest| digest.sha256().or_else(|| layers.get(digest).copied());
+            match wide.iter().map(of).collect() {
+                Some(found) => drop(blobs.configs.insert(config, found)),
+                None => {
+                    let path = self.store.path().join("blobs").join(config.hex());
+                    self.found(DamageKind::Blob, &path, "the configuration names a layer by SHA-512 that is not there");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sha512_of(&self, path: &Path) -> Result<OciDigest> {
+        let mut file = File::open(path).map_err(|e| io_error("open", path, e))?;
+        let mut hashing = Hashing(OciHasher::sha512());
+        check(self.observer)?;
+        std::io::copy(&mut file, &mut hashing).map_err(|e| io_error("read", path, e))?;
+        Ok(hashing.0.finish())
     }
 
     /// The layer a blob holds, and the length of its tar; `None` if it holds none.
@@ -142,7 +198,25 @@ impl Rebuild<'_> {
     }
 }
 
+/// Hashes what is written.
+struct Hashing(OciHasher);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Blobs {
+    fn sha256_of(&self, config: &OciDigest) -> Option<Digest> {
+        config.sha256().or_else(|| self.by_sha512.get(config).copied())
+    }
+
     fn add(&mut self, digest: Digest, path: PathBuf, size: u64) -> Result<()> {
         if size <= JSON_LIMIT {
             let bytes = fs::read(&path).map_err(|e| io_error("read", &path, e))?;
@@ -156,7 +230,11 @@ impl Blobs {
             if let Ok(config) = parse::<Config>("configuration", &bytes)
                 && let Ok(layers) = config.diff_ids(config.rootfs.diff_ids.as_ref().map_or(0, Vec::len))
             {
-                self.configs.insert(digest, layers.to_vec());
+                match layers.iter().map(OciDigest::sha256).collect() {
+                    Some(layers) => drop(self.configs.insert(digest, layers)),
+                    None => drop(self.wide_configs.insert(digest, layers.to_vec())),
+                }
+                self.by_sha512.insert(OciDigest::Sha512([0; 64]).same_of(&bytes), digest);
                 return Ok(());
             }
         }

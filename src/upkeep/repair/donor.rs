@@ -2,7 +2,7 @@
 
 use super::{RepairReport, RepairSource};
 use crate::codec::chunk::Compress;
-use crate::digest::{Digest, Hasher};
+use crate::digest::{Digest, Hasher, OciDigest};
 use crate::error::{Error, Result};
 use crate::id::ContentId;
 use crate::image::plan::ImagePlan;
@@ -44,9 +44,6 @@ impl<'a> Donors<'a> {
             check(observer)?;
         }
         match source {
-            Some(RepairSource::Store(given)) if given.path() == store.path() => {
-                return Err(Error::invalid("a store cannot be repaired from itself"));
-            }
             Some(RepairSource::Store(given)) => donors.given = Some(given),
             Some(RepairSource::Layer(path)) => filling.file(path, None)?,
             Some(RepairSource::Image(image)) => {
@@ -55,7 +52,7 @@ impl<'a> Donors<'a> {
                         Ok(plan) => {
                             for layer in &plan.layers {
                                 let blob = image.open_layer(layer);
-                                let put = blob.and_then(|blob| filling.put(blob, Some(layer.diff_id)));
+                                let put = blob.and_then(|blob| filling.put(blob, layer.diff_id.sha256()));
                                 if let Err(e) = put {
                                     check(observer)?;
                                     report.refuse(format!("layer {}", layer.diff_id), &e);
@@ -110,7 +107,9 @@ impl<'a> Donors<'a> {
             Some(RepairSource::Layer(path)) => files.push(path.clone()),
             Some(RepairSource::Image(source)) => {
                 let layers = self.images.iter().flat_map(|plan| &plan.layers);
-                for layer in layers.filter(|layer| layer.blob == Some(*digest)) {
+                // One that is named by SHA-512 may be any: what is copied is compared.
+                let fits = |blob: OciDigest| blob.sha256().is_none_or(|blob| blob == *digest);
+                for layer in layers.filter(|layer| layer.blob.is_some_and(fits)) {
                     if let Some(done) = copy(source.open_layer(layer)?, digest, draft()?)? {
                         return Ok(Some(done));
                     }

@@ -60,7 +60,7 @@ impl Repair<'_> {
             source: Box::new(move || Ok(Box::new(tar))),
             size: None,
             expected_blob: None,
-            expected_diff_id: Some(*layer),
+            expected_diff_id: Some((*layer).into()),
         };
         let Some(done) = import_layers(&ingest, vec![job], &options, self.observer)?.pop() else { return Ok(false) };
         let (info, mut record) = done.into_record();

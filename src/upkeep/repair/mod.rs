@@ -22,13 +22,16 @@ mod report;
 
 pub use report::{PartOfChunk, RepairOptions, RepairReport, RepairSource};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::observe::Observer;
 use crate::store::{Scratch, Store};
 use crate::sys::lock::Lock;
+use crate::sys::publish::io_error;
 use crate::upkeep::FsckOptions;
 use donor::Donors;
 use needs::Needs;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 impl Store {
     /// Mends what `source` has of what is damaged, and checks the store before and after, every byte of it. Without a
@@ -47,6 +50,11 @@ impl Store {
         options: &RepairOptions,
         observer: &dyn Observer,
     ) -> Result<RepairReport> {
+        if let Some(RepairSource::Store(given)) = source
+            && self.is_same(given)?
+        {
+            return Err(Error::invalid("a store cannot be repaired from itself").subject(self.path().display()));
+        }
         // What is found dead or punched meanwhile would be found damaged.
         let _gc = Lock::acquire(&self.path().join("locks").join("gc"), options.patience, observer)?;
         let fsck = FsckOptions::default().full(true).tars(true).threads(options.threads);
@@ -70,6 +78,23 @@ impl Store {
         let mut report = repair.report;
         report.remaining = self.fsck(&fsck, observer)?;
         Ok(report)
+    }
+}
+
+impl Store {
+    /// Whether another handle is of this store, by whatever path: its directory, or what it is made of, is the same.
+    fn is_same(&self, other: &Store) -> Result<bool> {
+        for part in ["", "packs", "index.db"] {
+            let id = |store: &Store| {
+                let path = store.path().join(part);
+                let meta = fs::metadata(&path).map_err(|e| io_error("stat", &path, e))?;
+                Ok::<_, Error>((meta.dev(), meta.ino()))
+            };
+            if id(self)? == id(other)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

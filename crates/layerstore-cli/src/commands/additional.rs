@@ -4,7 +4,7 @@ use crate::args::{Additional, AdditionalCommand};
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{self, escape};
-use layerstore::{AdditionalImage, AdditionalLayers, AdditionalOptions, ErrorKind, Store};
+use layerstore::{AdditionalImage, AdditionalLayers, AdditionalOptions, Advice, ErrorKind, Store};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,10 @@ fn add(context: &Context, dir: &Path, what: &str, reference: &str, blobs: bool) 
     let added = open(store, dir)?.add(&image, reference, &options, &progress);
     progress.clear();
     let added =
-        added.hint_on(ErrorKind::InvalidInput, "--as REF says what podman pulls, as docker.io/library/app:1")?;
+        added.hint_for(Advice::OtherName, "--as REF says what podman pulls, as docker.io/library/app:1").hint_for(
+            Advice::OtherDriver,
+            "podman stacks layers by overlayfs, and so it cannot have this image from here",
+        )?;
     if context.json() {
         return context.out().json(&to_json(reference, &added));
     }

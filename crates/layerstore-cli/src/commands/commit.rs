@@ -6,17 +6,16 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::mounted;
 use crate::names::{self, escape, shell};
-use layerstore::{AppendOptions, CommitOptions, Digest, Error, ErrorKind, Snapshotter};
+use layerstore::{AppendOptions, CommitOptions, Digest, Error, ErrorKind, SnapshotKind, Snapshotter};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 
 pub(crate) fn run(context: &Context, args: &Commit) -> Result<(), Failure> {
     let snapshots = snapshot::open(context, &args.common)?;
     let store = snapshots.store();
+    // Before anything is changed.
+    layerstore::check_image_name(&args.name).hint("name the new image, as app:2")?;
     let image = names::image(store, &args.image)?;
-    if args.name.is_empty() {
-        return Err(Failure::new(ErrorKind::InvalidInput, "the name is empty").hint("name the new image, as app:2"));
-    }
     let base = Digest::chain_of(&image.layers).map(|id| id.to_string());
     // Under a name of its own first: the chain_id is known only when the layer is.
     let name = format!("commit/{}", args.key);
@@ -30,14 +29,16 @@ pub(crate) fn run(context: &Context, args: &Commit) -> Result<(), Failure> {
         let failure = Failure::new(ErrorKind::FailedPrecondition, "the snapshot was not prepared on this image");
         return Err(failure.hint("name the image of its `snapshot prepare --image` or `mount --rw`"));
     }
+    if found.key != name && found.kind != SnapshotKind::Active {
+        let failure = Failure::new(ErrorKind::FailedPrecondition, "the snapshot is not active");
+        return Err(failure.hint("a snapshot that `prepare` or `mount --rw` made becomes an image"));
+    }
     let progress = context.progress(None);
     let layer = if found.key == name {
         snapshots.layers(&name, &progress)?.pop()
     } else {
         refuse_mounted(context, args, &snapshots)?;
-        snapshots
-            .commit(&name, &args.key, &CommitOptions::default().epoch(args.epoch), &progress)
-            .hint_on(ErrorKind::FailedPrecondition, "a snapshot that `prepare` or `mount --rw` made becomes an image")?
+        snapshots.commit(&name, &args.key, &CommitOptions::default().epoch(args.epoch), &progress)?
     };
     progress.clear();
     let layer = layer.ok_or_else(|| Failure::new(ErrorKind::FailedPrecondition, "the commit gave no layer"))?;

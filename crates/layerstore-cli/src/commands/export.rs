@@ -58,7 +58,9 @@ fn export_image(context: &Context, args: &Export, store: &Store, image: &ImageIn
     let sizes = image.layers.iter().map(|diff_id| store.layer(diff_id).map(|l| l.tar_size()));
     let total = sizes.sum::<layerstore::Result<u64>>()?;
     let (begin, progress) = (Instant::now(), context.progress(Some(total)));
-    let export = store.export_image(image, &target, &options, &progress)?;
+    let export = store
+        .export_image(image, &target, &options, &progress)
+        .hint_on(ErrorKind::AlreadyExists, "choose another destination, or remove what is there")?;
     let took = begin.elapsed();
     drop(progress);
     if context.json() {
@@ -139,7 +141,8 @@ pub(super) fn to_file<T>(
             return Ok(write(&mut file)?);
         }
         Ok(_) => {
-            return Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()).into());
+            return Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()))
+                .hint("choose another");
         }
         Err(_) => {}
     }

@@ -6,8 +6,8 @@ use crate::errors::{Failure, Hint};
 use crate::names::escape;
 use crate::output::{Table, seconds, size};
 use layerstore::{
-    Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, LayerImport, Limits, Selector, Store,
-    detect,
+    Advice, Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, Layer, LayerImport, Limits,
+    Selector, Store, detect,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -37,7 +37,7 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
     }
     // Looked at before the store is made: a mistyped path should leave no store behind.
     let spool = std::env::temp_dir();
-    match detect(&args.source, &spool, &Limits::default())? {
+    match detect(&args.source, &spool, &Limits::default()).map_err(opening)? {
         Detected::Image(source) => import_image(context, args, &context.store_or_new()?, options, &source),
         _ => {
             let failed = |e| Error::io("cannot open", e).subject(args.source.display());
@@ -48,6 +48,24 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
             }
             import_layer(context, args, &context.store_or_new()?, options, file, Some(found.len()))
         }
+    }
+}
+
+/// A failure to open the source; errors of what is in it bring their own advice.
+fn opening(error: Error) -> Failure {
+    let missing = error.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+    let failure = Failure::from(error);
+    if missing { failure.hint("check the path, or give - for standard input") } else { failure }
+}
+
+/// What a refused import leaves, where nothing better is known.
+fn refused(failure: Failure) -> Failure {
+    match (failure.kind(), failure.advice()) {
+        (ErrorKind::InvalidInput, None) => {
+            failure.hint("nothing was stored; get the input again, or correct what made it")
+        }
+        (_, Some(Advice::OtherName)) => failure.hint("--name NAME gives the image another name"),
+        _ => failure,
     }
 }
 
@@ -71,29 +89,24 @@ fn import_image(
     if let Some(platform) = &args.platform {
         selector = selector.platform(platform.clone());
     }
-    let choose = "--ref and --platform choose one";
-    let selecting = |e: Error| match e.kind() == ErrorKind::NotFound || e.message().contains("choose one") {
-        true => Failure::from(e).hint(choose),
-        false => e.into(),
-    };
     if let Some(expected) = args.expect {
-        let plan = source.select(&selector).map_err(selecting)?;
-        let manifest = plan.manifest.map(|manifest| manifest.digest);
-        if ![manifest, Some(plan.config_digest)].contains(&Some(expected)) {
-            let actual = manifest.unwrap_or(plan.config_digest);
+        let plan = source.select(&selector).map_err(|e| refused(e.into()))?;
+        let config = expected.same_of(&plan.config);
+        let actual = plan.manifest.as_ref().map_or(config, |manifest| expected.same_of(&manifest.json));
+        if ![actual, config].contains(&expected) {
             return Err(Error::invalid("image digest does not match").expected(expected).actual(actual).into());
         }
     }
     let (begin, progress) = (Instant::now(), context.progress(None));
     let import = store.import_image(source, &selector, args.name.as_deref(), &options, &progress);
-    let import = import.map_err(selecting)?;
+    let import = import.map_err(|e| refused(e.into()))?;
     let elapsed = begin.elapsed();
     drop(progress);
     if context.json() {
         return context.out().json(&json!({
             "kind": "image", "name": import.name, "manifest": import.manifest, "config": import.config,
             "layers": import.layers.iter().map(layer_json).collect::<Vec<_>>(),
-            "stats": stats_json(&import.stats), "seconds": elapsed.as_secs_f64(),
+            "stats": stats_json(&import.stats), "seconds": elapsed.as_secs_f64(), "passed_over": import.passed_over,
         }));
     }
     if context.quiet() {
@@ -102,6 +115,9 @@ fn import_image(
     let out = context.out();
     out.line(format!("image     {}", escape(import.name.as_bytes())))?;
     out.line(format!("manifest  {}", import.manifest))?;
+    for other in &import.passed_over {
+        out.line(format!("not       {other}: the same layers, in a compression that is read more slowly"))?;
+    }
     report(context, &import.layers, &import.stats, elapsed)
 }
 
@@ -121,14 +137,18 @@ fn import_layer(
         options = options.expected_blob(digest);
     }
     let (begin, progress) = (Instant::now(), context.progress(size));
-    let (layer, stats) = store.import_layer(blob, &options, &progress)?;
+    let (layer, stats) = store.import_layer(blob, &options, &progress).map_err(|e| refused(e.into()))?;
     let elapsed = begin.elapsed();
     drop(progress);
-    warn_of_archive(context, store, &layer.diff_id)?;
+    let note = as_archive(store, &layer.diff_id)?.map(|form| note_of(form, size.is_some()));
     if context.json() {
         return context.out().json(&json!({
             "kind": "layer", "layer": layer_json(&layer), "stats": stats_json(&stats), "seconds": elapsed.as_secs_f64(),
+            "note": note,
         }));
+    }
+    if let Some(note) = note.filter(|_| !context.quiet()) {
+        eprintln!("note: {note}");
     }
     if context.quiet() {
         return Ok(());
@@ -136,18 +156,49 @@ fn import_layer(
     report(context, &[layer], &stats, elapsed)
 }
 
-/// An image archive is a tar as well, so from a pipe it is taken for a layer.
-fn warn_of_archive(context: &Context, store: &Store, diff_id: &Digest) -> Result<(), Failure> {
+/// What an image archive has that was taken for a layer.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Files that an image is read from, if it is given in another way.
+    Image,
+    /// Only the list that Docker wrote before 1.10.
+    Old,
+}
+
+/// An image archive is a tar as well: from a pipe, or if its list stands behind compressed layers, it is taken for one.
+fn as_archive(store: &Store, diff_id: &Digest) -> Result<Option<Form>, Failure> {
     let layer = store.layer(diff_id)?;
-    let archive = layer
-        .entries()?
-        .take(64)
-        .flatten()
-        .any(|e| ["oci-layout", "manifest.json"].iter().any(|n| e.entry.path == n.as_bytes()));
-    if archive && !context.quiet() && !context.json() {
-        eprintln!("note: this layer looks like an image archive; to import the image, give its file instead of a pipe");
+    let has = |name: &str| match layer.find(name.as_bytes()) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    };
+    if has("oci-layout")? || has("manifest.json")? && has_layers(&layer)? {
+        return Ok(Some(Form::Image));
     }
-    Ok(())
+    Ok((has("repositories")? && has_layers(&layer)?).then_some(Form::Old))
+}
+
+/// Whether there is a tar among the first entries, or a directory of blobs.
+fn has_layers(layer: &Layer<'_>) -> Result<bool, Failure> {
+    let names = layer.entries()?.take(4096).flatten().map(|entry| entry.entry.path);
+    Ok(names.into_iter().any(|name| name.ends_with(b".tar") || name.ends_with(b".tar.gz") || name == b"blobs"))
+}
+
+fn note_of(form: Form, is_file: bool) -> &'static str {
+    match (form, is_file) {
+        (Form::Image, false) => {
+            "this layer looks like an image archive; to import the image, give its file instead of a pipe"
+        }
+        (Form::Image, true) => {
+            "this layer looks like an image archive that is not complete, or whose list stands too far behind; \
+             to import the image, unpack the archive and give the directory"
+        }
+        (Form::Old, _) => {
+            "this layer looks like an image archive of Docker before 1.10, which is not read: it has 'repositories' and \
+             no manifest.json; load it with Docker and save it again"
+        }
+    }
 }
 
 fn layer_json(layer: &LayerImport) -> Value {

@@ -3,10 +3,10 @@
 use super::snapshot;
 use crate::args::{MountArgs, Umount};
 use crate::context::Context;
-use crate::errors::{Failure, Hint};
+use crate::errors::{Failure, Hint, mounting};
 use crate::mounted;
 use crate::names::{self, escape, shell};
-use layerstore::{Error, ErrorKind, Labels, Mount, MountPoint, SnapshotInfo, SnapshotKind, Snapshotter};
+use layerstore::{Advice, Error, ErrorKind, Labels, Mount, MountPoint, SnapshotInfo, SnapshotKind, Snapshotter};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
         if made {
             snapshots.remove(&key).and_then(|()| snapshots.cleanup().map(drop))?;
         }
-        return Err(e.into());
+        return Err(mounting(e));
     }
     if context.json() {
         let (dir, driver) = (dir.display().to_string(), snapshots.driver().as_str());
@@ -58,8 +58,10 @@ fn prepare(
     dir: &Path,
     observer: &dyn layerstore::Observer,
 ) -> Result<(String, Vec<Mount>), Failure> {
-    let image = names::image(snapshots.store(), &args.what)
-        .hint_on(ErrorKind::NotFound, "`layerstore images` and `layerstore snapshot ls` list both")?;
+    let image = names::image(snapshots.store(), &args.what).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => e.hint("`layerstore images` and `layerstore snapshot ls` list both"),
+        _ => e,
+    })?;
     let parent = snapshots.commit_image(&image, observer)?;
     let key = dir.to_string_lossy().into_owned();
     let labels = Labels::from([(MOUNTED_ON.to_owned(), key.clone())]);
@@ -116,7 +118,7 @@ fn absolute(dir: &Path) -> Result<MountPoint, Failure> {
 /// What to do when a layer's directory cannot be made in full, as in a user namespace, where nobody makes devices.
 pub(super) fn incomplete(failure: Failure) -> Failure {
     match failure.kind() {
-        ErrorKind::FailedPrecondition => failure.hint(
+        ErrorKind::FailedPrecondition if failure.advice() == Some(Advice::OtherDriver) => failure.hint(
             "`--driver copy` mounts the image without what cannot be made here, and `layerstore extract` tells what that \
              is; the real root can make all of it",
         ),

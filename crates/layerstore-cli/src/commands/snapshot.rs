@@ -77,7 +77,8 @@ fn create(context: &Context, snapshots: &Snapshotter, make: &Make, kind: Snapsho
         _ => snapshots.prepare(&make.key, parent.as_deref(), &labels, &progress),
     };
     progress.clear();
-    show_mounts(context, &mounts.hint_on(ErrorKind::NotFound, LIST).hint_on(ErrorKind::InvalidInput, LIST)?)
+    let taken = "choose another key, or remove that snapshot";
+    show_mounts(context, &mounts.hint_on(ErrorKind::NotFound, LIST).hint_on(ErrorKind::AlreadyExists, taken)?)
 }
 
 fn labels(given: &[String]) -> Result<Labels, Failure> {
@@ -99,15 +100,21 @@ fn commit(
     epoch: Option<i64>,
 ) -> Result<(), Failure> {
     let progress = context.progress(None);
+    if name.is_empty() {
+        return Err(
+            Failure::new(ErrorKind::InvalidInput, "the name is empty").hint("give the committed snapshot a name")
+        );
+    }
     let layer = snapshots
         .commit(name, key, &CommitOptions::default().epoch(epoch), &progress)
         .hint_on(ErrorKind::NotFound, LIST)
-        .hint_on(ErrorKind::InvalidInput, "give the committed snapshot a name")
         .hint_on(ErrorKind::AlreadyExists, "choose another name, or remove that snapshot")
-        .hint_on(
-            ErrorKind::FailedPrecondition,
-            "only what is active can be committed; `layerstore snapshot ls` tells",
-        )?;
+        .map_err(|e| match snapshots.stat(key) {
+            Ok(found) if found.kind != SnapshotKind::Active => {
+                e.hint("only what is active can be committed; `layerstore snapshot ls` tells")
+            }
+            _ => e,
+        })?;
     progress.clear();
     if context.json() {
         return context.out().json(&json!({ "name": name, "layer": layer }));

@@ -4,7 +4,7 @@ use crate::args::Why;
 use crate::context::Context;
 use crate::errors::Failure;
 use crate::names::{Named, escape, find};
-use layerstore::{Digest, Error, GcOptions, ImageInfo, Keeper, Store};
+use layerstore::{Advice, Digest, Error, GcOptions, ImageInfo, Keeper, Store};
 use serde_json::json;
 
 pub(crate) fn run(context: &Context, args: &Why) -> Result<(), Failure> {
@@ -13,7 +13,7 @@ pub(crate) fn run(context: &Context, args: &Why) -> Result<(), Failure> {
     if let Ok(digest) = Digest::from_hex(hex) {
         let keepers = store.keepers(&digest)?;
         if keepers.is_empty() && !is_there(context, &store, &digest)? {
-            return Err(Error::not_found("the store has no such thing").subject(digest).into());
+            return Err(Error::not_found("the store has no such thing").subject(digest).advise(Advice::List).into());
         }
         return show(context, &digest.to_string(), &keepers);
     }

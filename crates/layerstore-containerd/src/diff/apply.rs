@@ -2,6 +2,7 @@
 //! snapshotters it is written, once it is stored and found to be what it should be.
 
 use super::content::Content;
+use super::delegate;
 use crate::convert;
 use crate::proto::diff as api;
 use crate::proto::types::Descriptor;
@@ -32,17 +33,24 @@ pub(super) async fn apply(
     request: api::ApplyRequest,
     metadata: &MetadataMap,
 ) -> Result<api::ApplyResponse, Status> {
-    let mounts = convert::mounts_in(request.mounts.clone());
-    let answer = apply_here(server, request, metadata).await;
-    if answer.as_ref().is_err_and(|e| e.code() == Code::Unimplemented) {
-        // The next differ of containerd's list mounts them.
-        let revive = move |server: &Server, watch: &Watch| match target(server, &mounts)? {
-            Some(key) => server.snapshots.mounts(&key, watch).map(drop),
-            None => Ok(()),
-        };
-        server.call("Revive", "", revive).await?;
+    if server.delegated.has(&request) {
+        return Err(Status::unimplemented("the layer is not taken here"));
     }
-    answer
+    let refused = match apply_here(server, request.clone(), metadata).await {
+        Err(refused) if delegate::may_be_taken(&refused) => refused,
+        answer => return answer,
+    };
+    let mounts = convert::mounts_in(request.mounts.clone());
+    // Another differ mounts them.
+    let revive = move |server: &Server, watch: &Watch| {
+        let key = target(server, &mounts)?;
+        key.as_ref().map(|key| server.snapshots.mounts(key, watch)).transpose()?;
+        Ok(key)
+    };
+    let key = server.call("Revive", "", revive).await?;
+    let foreign = !is_layer(&request.diff.as_ref().map(|diff| diff.media_type.clone()).unwrap_or_default());
+    let content = Content::new(&server.config.containerd, metadata, key.as_deref().unwrap_or_default())?;
+    delegate::apply(server, request, content, refused, foreign || key.is_none()).await
 }
 
 async fn apply_here(
@@ -51,7 +59,9 @@ async fn apply_here(
     metadata: &MetadataMap,
 ) -> Result<api::ApplyResponse, Status> {
     let descriptor = request.diff.unwrap_or_default();
-    if !is_layer(&descriptor.media_type) || !request.payloads.is_empty() {
+    // Payloads are for stream processors, which only media types need that are no plain layers: containerd's CRI sends
+    // those of encrypted layers with every layer.
+    if !is_layer(&descriptor.media_type) {
         return Err(Status::unimplemented(format!("{} is not applied here", descriptor.media_type)));
     }
     let digest: Digest = descriptor.digest.parse().map_err(|e| convert::status(&e))?;

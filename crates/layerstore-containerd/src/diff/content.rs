@@ -20,12 +20,13 @@ const BUFFER: usize = 1 << 20;
 const BUFFERS: usize = 4;
 /// What a request says about on whose behalf it is, to be said again in requests made for it.
 const NAMESPACE: &str = "containerd-namespace";
-const LEASE: &str = "containerd-lease";
+pub(super) const LEASE: &str = "containerd-lease";
 
 /// Where the content is.
 #[derive(Clone)]
 pub(crate) struct Content {
     dir: Option<PathBuf>,
+    channel: Channel,
     client: ContentClient<Channel>,
     metadata: MetadataMap,
 }
@@ -36,7 +37,8 @@ impl Content {
         let address = &containerd.address;
         let endpoint = Endpoint::from_shared(format!("unix://{}", address.display()));
         let endpoint = endpoint.map_err(|e| Status::internal(format!("containerd's address: {e}")))?;
-        let client = ContentClient::new(endpoint.connect_lazy()).max_decoding_message_size(MESSAGE_MAX);
+        let channel = endpoint.connect_lazy();
+        let client = ContentClient::new(channel.clone()).max_decoding_message_size(MESSAGE_MAX);
         let mut forwarded = MetadataMap::new();
         if let Some(lease) = metadata.get(LEASE) {
             forwarded.insert(LEASE, lease.clone());
@@ -45,10 +47,28 @@ impl Content {
         let said = metadata.get(NAMESPACE).cloned();
         let namespace = said.or_else(|| key.split_once('/')?.0.parse().ok());
         forwarded.insert(NAMESPACE, namespace.unwrap_or(MetadataValue::from_static("default")));
-        Ok(Self { dir: containerd.content.clone(), client, metadata: forwarded })
+        Ok(Self { dir: containerd.content.clone(), channel, client, metadata: forwarded })
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    /// The connection, for other services of the same containerd.
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The lease that requests name.
+    pub(super) fn lease(&self) -> Option<&str> {
+        self.metadata.get(LEASE)?.to_str().ok()
+    }
+
+    /// The same content, asked for in the name of a lease.
+    pub(super) fn with_lease(mut self, id: &str) -> Result<Self, Status> {
+        let id = id.parse().map_err(|_| Status::internal("containerd made a lease that cannot be named"))?;
+        self.metadata.insert(LEASE, id);
+        Ok(self)
+    }
+
+    /// A request on behalf of whom the call is for.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         *request.metadata_mut() = self.metadata.clone();
         request

@@ -1,10 +1,12 @@
 //! The diff service, `containerd.services.diff.v1`.
 //!
-//! `Unimplemented` passes a request on to the next differ in containerd's list, which is how everything that is not ours
-//! is answered.
+//! `Unimplemented` passes a Diff on to the next differ in containerd's list, which is how everything that is not ours is
+//! answered. What Apply does not take is given to that list by ourselves (`delegate.rs`).
 
 mod apply;
 mod content;
+pub(crate) mod delegate;
+mod lease;
 mod make;
 
 use crate::proto::diff as api;
