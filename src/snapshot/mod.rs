@@ -57,6 +57,6 @@ pub use filter::SnapshotFilter;
 pub(crate) use implied::{Implied, drop_implied, label as implied_label};
 pub use lifecycle::{CommitOptions, RemoveOptions};
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
-pub use mount::{Mount, mount_all, unmount};
+pub use mount::{Mount, MountPoint, can_mount, mount_all, unmount};
 pub use mounted::{Mounted, UnmountReport};
 pub use snapshotter::{Snapshotter, SnapshotterOptions};

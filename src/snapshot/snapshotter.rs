@@ -7,7 +7,7 @@ use super::mount::{Mount, escape};
 use super::names::{check_key, check_labels};
 use crate::codec::chunk::Compress;
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow, Store, chain_ids};
 use crate::sys::dirs::Dir;
@@ -181,6 +181,7 @@ impl Snapshotter {
                 Error::new(ErrorKind::FailedPrecondition, "a committed snapshot is not mounted: prepare or view it");
             return Err(e.subject(format!("snapshot {key}")));
         }
+        stackable(row.lowers.len())?;
         self.revive(&row, observer)?;
         self.mounts_of(&row)
     }
@@ -276,6 +277,9 @@ impl Snapshotter {
         let (mut lowers, mut made) = (Vec::new(), true);
         if !chain.layers.is_empty() {
             (lowers, made) = driver.planned(&chain.layers)?;
+            if wanted.made {
+                stackable(lowers.len() + chain.adopted.len())?;
+            }
             if wanted.made && !made {
                 (lowers, made) = (driver.lowers(&chain.layers, observer)?, true);
             }
@@ -429,6 +433,18 @@ impl Snapshotter {
         };
         Ok(vec![mount])
     }
+}
+
+/// Most directories that overlayfs stacks below an upper one (`OVL_MAX_STACK` of `fs/overlayfs/params.c`).
+const LOWERS: usize = 500;
+
+/// Known before the work: what is extracted for a mount that the kernel refuses would be for nothing.
+fn stackable(lowers: usize) -> Result<()> {
+    if lowers <= LOWERS {
+        return Ok(());
+    }
+    let e = Error::new(ErrorKind::Unsupported, "overlayfs does not stack so many layers");
+    Err(e.expected(format!("at most {LOWERS}")).actual(lowers).advise(Advice::OtherDriver))
 }
 
 /// Only committed snapshots can be parents.

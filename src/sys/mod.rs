@@ -6,6 +6,7 @@ pub(crate) mod dirs;
 pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod mounts;
+pub(crate) mod names;
 pub(crate) mod openers;
 pub(crate) mod process;
 pub(crate) mod publish;

@@ -44,15 +44,26 @@ pub(crate) fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> 
         propagation: 0,
         userns_fd: user_namespace.as_raw_fd() as u64,
     };
+    set_attributes(mount, libc::AT_EMPTY_PATH, &attr)
+}
+
+/// Makes a mount that is not attached yet read-only, with all that is mounted below it.
+pub(crate) fn set_read_only(mount: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(mount, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, &attr)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, flags: libc::c_int, attr: &libc::mount_attr) -> rustix::io::Result<()> {
     // SAFETY: the path is a NUL-terminated string, `attr` is an initialised mount_attr of the size given, and both live
-    // until the call returns. The kernel writes to neither. Both descriptors are open.
+    // until the call returns. The kernel writes to neither. The descriptors in it are open as long as their owners are
+    // borrowed by the callers.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
+            flags,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };

@@ -13,8 +13,7 @@ use std::path::PathBuf;
 pub(crate) use additional::{Additional, AdditionalCommand};
 pub(crate) use bench::{Bench, Init};
 pub(crate) use snapshots::{
-    Commit, DEFAULT_NAMESPACE, Diff, Extract, Inside, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots,
-    Umount,
+    Commit, DEFAULT_NAMESPACE, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount,
 };
 pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 

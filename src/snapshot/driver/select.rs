@@ -1,7 +1,7 @@
 //! Choosing a driver.
 
 use super::erofs::Erofs;
-use super::overlay::Overlay;
+use super::overlay::{self, Overlay};
 use super::{Chosen, Driver, DriverKind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
@@ -12,7 +12,7 @@ pub(in crate::snapshot) fn open(store: &Arc<Store>, kind: DriverKind) -> Result<
     let mut refused = Vec::new();
     if kind == DriverKind::Auto {
         for kind in [DriverKind::Erofs, DriverKind::Overlay] {
-            match stacked(store, kind) {
+            match stacked(store, kind).and_then(|driver| serves_all(store, kind).map(|()| driver)) {
                 Ok(driver) => return Ok((Some(driver), refused)),
                 Err(e) => refused.push((kind, e)),
             }
@@ -22,6 +22,12 @@ pub(in crate::snapshot) fn open(store: &Arc<Store>, kind: DriverKind) -> Result<
         DriverKind::Auto | DriverKind::Copy => Ok((None, refused)),
         kind => Ok((Some(stacked(store, kind)?), refused)),
     }
+}
+
+/// Whether a driver that works serves images whatever users they have, as what nobody asked for must. Asked for by name it
+/// may serve some.
+fn serves_all(store: &Store, kind: DriverKind) -> Result<()> {
+    if kind == DriverKind::Overlay { overlay::sets_owners(store) } else { Ok(()) }
 }
 
 fn stacked(store: &Arc<Store>, kind: DriverKind) -> Result<Box<dyn Driver>> {

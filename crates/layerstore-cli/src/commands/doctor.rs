@@ -25,24 +25,25 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let root = rustix::process::geteuid().is_root();
     let mut table = Table::new(&["DRIVER", "WORKS", "WHY NOT"]);
-    let mut chosen = None;
+    let automatic = Snapshotter::open(store.clone(), &SnapshotterOptions::default())?;
+    let chosen = automatic.driver();
     for driver in [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy] {
         let opened = Snapshotter::open(store.clone(), &SnapshotterOptions::default().driver(driver));
-        let why = opened.as_ref().err().map(ToString::to_string);
-        if opened.is_ok() {
-            chosen.get_or_insert(driver);
-        }
+        // One that works may be passed over, and there is a reason for that, too.
+        let passed_over = automatic.refused().iter().find(|(kind, _)| *kind == driver).map(|(_, why)| why);
+        let why = opened.as_ref().err().or(passed_over).map(ToString::to_string);
         if context.json() {
-            let (name, auto) = (driver.as_str(), chosen == Some(driver));
+            let (name, auto) = (driver.as_str(), chosen == driver);
             let kernel = kernel.trim();
-            let line = json!({ "driver": name, "works": why.is_none(), "auto": auto, "reason": why, "kernel": kernel, "root": root });
+            let line = json!({ "driver": name, "works": opened.is_ok(), "auto": auto, "reason": why, "kernel": kernel, "root": root });
             context.out().json(&line)?;
             continue;
         }
-        let works = match (&why, chosen == Some(driver)) {
-            (None, true) => "yes, chosen by auto",
-            (None, false) => "yes",
-            (Some(_), _) => "no",
+        let works = match (opened.is_ok(), chosen == driver, &why) {
+            (true, true, _) => "yes, chosen by auto",
+            (true, false, None) => "yes",
+            (true, false, Some(_)) => "for some images",
+            (false, ..) => "no",
         };
         table.row([driver.to_string(), works.to_owned(), why.unwrap_or_default()]);
     }

@@ -5,7 +5,7 @@ use crate::args::{MountArgs, Umount};
 use crate::context::Context;
 use crate::errors::{Failure, Hint, mounting};
 use crate::names::{self, escape, shell};
-use layerstore::{Error, ErrorKind, Labels, Mount, RemoveOptions, SnapshotKind, Snapshotter};
+use layerstore::{Advice, Error, ErrorKind, Labels, Mount, MountPoint, RemoveOptions, SnapshotKind, Snapshotter};
 use serde_json::json;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,8 +14,11 @@ use std::path::{Path, PathBuf};
 const MOUNTED_ON: &str = "layerstore.mounted-on";
 
 pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
+    can_mount()?;
     let snapshots = snapshot::open(context, &args.common)?;
-    let dir = absolute(&args.dir)?;
+    // From here on this very directory is meant, whatever gets its name while the snapshot is made ready.
+    let point = absolute(&args.dir)?;
+    let dir = point.path().to_owned();
     let progress = context.progress(None);
     let (key, made, mounts) = match snapshots.mounts(&args.what, &progress) {
         Ok(mounts) if !args.rw => (args.what.clone(), false, mounts),
@@ -23,13 +26,13 @@ pub(crate) fn run(context: &Context, args: &MountArgs) -> Result<(), Failure> {
             return Err(Failure::new(ErrorKind::InvalidInput, "--rw is for images: a snapshot is mounted as it is"));
         }
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            let (key, mounts) = prepare(&snapshots, args, &dir, &progress)?;
+            let (key, mounts) = prepare(&snapshots, args, &dir, &progress).map_err(incomplete)?;
             (key, true, mounts)
         }
         Err(e) => return Err(e.into()),
     };
     progress.clear();
-    if let Err(e) = layerstore::mount_all(&mounts, &dir) {
+    if let Err(e) = point.mount_all(&mounts) {
         if made {
             snapshots.remove(&key).and_then(|()| snapshots.cleanup().map(drop))?;
         }
@@ -110,7 +113,9 @@ fn views(snapshots: &Snapshotter, dir: &Path) -> Result<Vec<String>, Failure> {
 pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
     let snapshots = snapshot::open(context, &args.common)?;
     let Some(dir) = &args.dir else { return umount_all(context, &snapshots) };
-    let dir = absolute(dir)?;
+    // What is looked for in the mount table is what is unmounted, whatever gets its name meanwhile.
+    let point = absolute(dir)?;
+    let dir = point.path().to_owned();
     let store = snapshots.store();
     let here = |mounted: &layerstore::Mounted| mounted.dir == dir && !mounted.covered;
     if dir.starts_with(store.path()) || !store.mounts()?.iter().any(here) {
@@ -123,7 +128,7 @@ pub(crate) fn umount(context: &Context, args: &Umount) -> Result<(), Failure> {
         Err(e) if e.kind() == ErrorKind::NotFound => false,
         Err(e) => return Err(e.into()),
     };
-    layerstore::unmount(&dir).hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
+    point.unmount().hint_on(ErrorKind::Busy, "`fuser -vm DIR` tells who uses it")?;
     if !kept {
         remove_views(&snapshots, &dir)?;
     }
@@ -170,7 +175,25 @@ fn umount_all(context: &Context, snapshots: &Snapshotter) -> Result<(), Failure>
     Err(e.subject(in_use.join(", "))).hint("`fuser -vm DIR` tells who uses one; end that and try again")
 }
 
-fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
-    let found = dir.canonicalize().map_err(|e| Error::io("cannot find the directory", e).subject(dir.display()));
-    found.hint("the directory to mount on must exist")
+fn absolute(dir: &Path) -> Result<MountPoint, Failure> {
+    MountPoint::open(dir).hint_on(ErrorKind::NotFound, "the directory to mount on must exist")
+}
+
+/// What to do when a layer's directory cannot be made in full, as in a user namespace, where nobody makes devices.
+pub(super) fn incomplete(failure: Failure) -> Failure {
+    match failure.kind() {
+        ErrorKind::FailedPrecondition if failure.advice() == Some(Advice::OtherDriver) => failure.hint(
+            "`--driver copy` mounts the image without what cannot be made here, and `layerstore extract` tells what that \
+             is; the real root can make all of it",
+        ),
+        _ => failure,
+    }
+}
+
+/// Asked before anything is made ready: a snapshot of the copy driver takes as long as an extraction.
+pub(super) fn can_mount() -> Result<(), Failure> {
+    layerstore::can_mount().hint(
+        "mounting needs root, or a user namespace of its own (`unshare -rm`, `podman unshare`); \
+         `layerstore extract` needs neither",
+    )
 }

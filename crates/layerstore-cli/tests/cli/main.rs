@@ -4,6 +4,7 @@ mod demo;
 mod errors;
 mod images;
 mod layers;
+mod run;
 mod snapshots;
 mod streams;
 mod support;

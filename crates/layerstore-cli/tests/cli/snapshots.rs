@@ -12,7 +12,7 @@ fn with_image() -> Place {
 }
 
 /// Runs a script in which `$L` is the binary, in a mount namespace of its own; `false` without root.
-fn script(place: &Place, name: &str, script: &str) -> bool {
+pub(crate) fn script(place: &Place, name: &str, script: &str) -> bool {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: {name}: mounting needs root");
         return false;
@@ -67,6 +67,14 @@ fn an_image_is_mounted_changed_and_committed() {
 /// An image `shell:1`: a shell, some text and `proc`, if it is to be a link. `env` is JSON in which PLACE is the place.
 /// `None` where there is no shell to take.
 fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
+    with_image_of(name, proc, |place| {
+        let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
+        format!(r#""Env":{env},"Cmd":["sh","-c","echo $GREETING"]"#)
+    })
+}
+
+/// As [`with_shell`], with this in the configuration of what to run.
+pub(crate) fn with_image_of(name: &str, proc: Option<&str>, run: impl FnOnce(&Place) -> String) -> Option<Place> {
     let Ok(shell) = fs::read("/bin/busybox") else {
         println!("skipped: {name}: needs busybox-static");
         return None;
@@ -76,15 +84,21 @@ fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
     let mut head = header(tar::EntryType::Regular, 0o755);
     head.set_size(shell.len() as u64);
     tar.append_data(&mut head, "bin/sh", &shell[..]).expect("appended");
+    tar.append_link(&mut header(tar::EntryType::Link, 0o755), "bin/busybox", "bin/sh").expect("appended");
+    let mut head = header(tar::EntryType::Regular, 0o4755);
+    head.set_uid(0);
+    head.set_size(shell.len() as u64);
+    tar.append_data(&mut head, "bin/set-user-id", &shell[..]).expect("appended");
     file(&mut tar, "etc/motd", b"hello\n");
+    file(&mut tar, "etc/passwd", b"root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv/app:/bin/sh\n");
+    file(&mut tar, "etc/group", b"root:x:0:\nweb:x:33:app\napp:x:1001:\n");
     if let Some(target) = proc {
         tar.append_link(&mut header(tar::EntryType::Symlink, 0o777), "proc", target).expect("appended");
     }
     let tar = tar.into_inner().expect("a tar");
     let id = place.import_layer(&tar);
-    let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
-    let run = format!(r#","config":{{"Env":{env},"Cmd":["sh","-c","echo $GREETING"]}}"#);
-    let more = format!(r#","architecture":"amd64","history":null{run}"#);
+    let run = run(&place);
+    let more = format!(r#","architecture":"amd64","history":null,"config":{{{run}}}"#);
     with_config(&place, "shell:1", &tar, &id, &more);
     Some(place)
 }
