@@ -97,10 +97,12 @@ pub use layer::{
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, SnapshotFilter,
-    SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, mount_all, unmount,
+    CommitOptions, DirectIo, DirectIoDecision, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost,
+    Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, mount_all,
+    unmount,
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
+pub use sys::cache::ReadOnce;
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,

@@ -43,9 +43,9 @@ mod snapshotter;
 pub(crate) mod stale;
 
 pub(crate) use cleanup::{forget_implied, lost_snapshot, needs_directory};
-pub use driver::DriverKind;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use driver::build_image;
+pub use driver::{DirectIo, DirectIoDecision, DriverKind};
 pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
 pub use lifecycle::CommitOptions;

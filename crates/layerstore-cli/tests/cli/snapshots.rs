@@ -253,6 +253,12 @@ fn doctor_tells_of_every_driver() {
     assert_eq!(drivers.iter().filter(|d| d["auto"] == true).count(), 1);
     assert!(drivers.iter().all(|d| d["works"] == true || d["reason"].is_string()));
     assert_eq!(fs::read_dir(place.dir.path()).expect("read").count(), 0, "it makes no store");
+    for (value, used) in [("on", true), ("off", false)] {
+        let decision = &place.json(&["doctor", "--direct-io", value])[0]["direct_io"];
+        assert!(decision["used"] == used && decision["reason"].is_string(), "{decision}");
+    }
+    assert!(place.text(&["doctor", "--direct-io", "off"]).contains("do not read packs past the page cache: "));
+    assert_eq!(place.run(&["doctor", "--direct-io", "maybe"]).status.code(), Some(2));
 }
 
 #[test]
