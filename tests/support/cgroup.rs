@@ -1,5 +1,7 @@
 //! A test run again in a cgroup of its own, where the kernel bounds its memory, page cache included.
 
+#![allow(dead_code, reason = "every test uses a part")]
+
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -29,13 +31,13 @@ pub(crate) fn bounded(name: &str, limit: u64, set: &[(&str, &Path)]) -> bool {
 }
 
 /// A cgroup that goes when it is dropped.
-struct Group {
+pub(crate) struct Group {
     dir: PathBuf,
 }
 
 impl Group {
     /// Below this process's own cgroup, or where that may have none at the hierarchy's root.
-    fn new(limit: u64) -> Option<Self> {
+    pub(crate) fn new(limit: u64) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         for mount in fs::read_to_string("/proc/self/mounts").ok()?.lines() {
             let fields: Vec<&str> = mount.split(' ').collect();
@@ -62,12 +64,19 @@ impl Group {
 
     /// The command will run in it.
     #[expect(unsafe_code, reason = "a cgroup is entered between fork and exec; the block says why it is sound")]
-    fn hold(&self, command: &mut Command) {
+    pub(crate) fn hold(&self, command: &mut Command) {
         let procs = fs::File::options().write(true).open(self.dir.join("cgroup.procs")).expect("a cgroup");
         // 0 is whoever writes it (cgroups(7)).
         let enter = move || rustix::io::write(&procs, b"0").map(drop).map_err(Into::into);
         // SAFETY: `enter` makes a system call on a descriptor that is open. It allocates nothing and takes no lock.
         unsafe { command.pre_exec(enter) };
+    }
+
+    /// Bytes of page cache that are charged to it.
+    pub(crate) fn cache(&self) -> Option<u64> {
+        let stat = fs::read_to_string(self.dir.join("memory.stat")).ok()?;
+        let field = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        field("total_cache ").or_else(|| field("file "))
     }
 
     fn peak(&self) -> Option<u64> {
