@@ -99,11 +99,12 @@ pub use layer::{
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    Absorbed, CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, MountPoint,
-    Mounted, NotAbsorbed, RemoveOptions, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter,
-    SnapshotterOptions, UnmountReport, can_mount, mount_all, unmount,
+    Absorbed, CommitOptions, DirectIo, DirectIoDecision, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels,
+    Loss, Lost, Mount, MountPoint, Mounted, NotAbsorbed, RemoveOptions, SnapshotFilter, SnapshotInfo, SnapshotKind,
+    SnapshotUsage, Snapshotter, SnapshotterOptions, UnmountReport, can_mount, mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
+pub use sys::cache::ReadOnce;
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,

@@ -49,9 +49,9 @@ pub(crate) mod stale;
 
 pub use absorb::{Absorbed, NotAbsorbed};
 pub(crate) use cleanup::{lost_snapshot, needs_directory};
-pub use driver::DriverKind;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use driver::build_image;
+pub use driver::{DirectIo, DirectIoDecision, DriverKind};
 pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
 pub(crate) use implied::{Implied, drop_implied, label as implied_label};

@@ -80,6 +80,11 @@ impl Draft {
         self.file.sync_all().map_err(|e| io_error("fsync", &self.path, e))
     }
 
+    /// Lets go of the page cache's copy of what was synced; nobody is going to read it soon.
+    pub(crate) fn let_go(&self) {
+        super::cache::let_go(&self.file, 0..u64::MAX >> 1);
+    }
+
     /// Gives the synced file its final name, replacing what was there.
     /// The caller must still [`sync_dir`] the target's directory, which lets several files share that.
     pub(crate) fn publish(&mut self, target: &Path) -> Result<()> {

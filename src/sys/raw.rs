@@ -91,6 +91,24 @@ pub(crate) fn user_namespace_owner(namespace: BorrowedFd<'_>) -> rustix::io::Res
     }
 }
 
+/// `cachestat` (Linux 6.5) has this number on every architecture that this library is built for.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Pages of a range of a file that are in the page cache.
+///
+/// # Errors
+/// `NOSYS` before Linux 6.5; `OPNOTSUPP` and others where it cannot be told.
+pub(crate) fn cached_pages(file: BorrowedFd<'_>, range: std::ops::Range<u64>) -> rustix::io::Result<u64> {
+    // `struct cachestat_range`, offset and length, and `struct cachestat`, whose first field is the pages in the cache
+    // (include/uapi/linux/mman.h).
+    let range = [range.start, range.end.saturating_sub(range.start)];
+    let mut found = [0u64; 5];
+    // SAFETY: the descriptor is open, `range` and `found` have the sizes that the kernel reads and writes, and both live
+    // until the call returns.
+    let done = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0) };
+    if done == 0 { Ok(found[0]) } else { Err(last_error()) }
+}
+
 fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

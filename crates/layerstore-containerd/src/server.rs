@@ -32,11 +32,15 @@ impl Server {
     pub(crate) fn open(config: Config, bounds: Bounds) -> Result<Self> {
         let options = SnapshotterOptions::default().driver(config.driver()?).namespace(config.namespace.clone());
         let options = options.compress(config.compress()?);
+        let options = options.direct_io(config.direct_io()?).drop_compressed(config.drop_compressed);
         let snapshots = Snapshotter::open(Arc::new(Store::open(&config.root)?), &options)?;
         for (driver, reason) in snapshots.refused() {
             tracing::info!(%driver, %reason, "does not work here");
         }
         tracing::info!(driver = %snapshots.driver(), root = %config.root.display(), "store open");
+        if let Some(decision) = snapshots.direct_io() {
+            tracing::info!(used = decision.used, reason = %decision.reason, "reading packs past the page cache");
+        }
         let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
         let (places, lists) = (Semaphore::new(bounds.calls), Semaphore::new(bounds::LISTS));
         let (places, lists, stopping) = (Arc::new(places), Arc::new(lists), Arc::default());

@@ -1,8 +1,9 @@
 //! Arguments of the commands that compose, mount and commit.
 
 use crate::commands::run::capabilities;
-use clap::{Args, Subcommand, ValueHint};
-use layerstore::DriverKind;
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use layerstore::{DirectIo, DriverKind};
 use std::path::PathBuf;
 
 /// Whose snapshots they are where nobody says.
@@ -14,6 +15,12 @@ pub(crate) struct Snapshots {
     /// How layers become directories: auto, erofs, overlay or copy
     #[arg(long, value_name = "DRIVER", default_value = "auto", env = "LAYERSTORE_DRIVER")]
     pub(crate) driver: DriverKind,
+    /// Whether erofs mounts read packs past the page cache: auto (where the kernel is known to be safe), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", env = "LAYERSTORE_DIRECT_IO")]
+    pub(crate) direct_io: DirectIo,
+    /// Keep no compressed blocks of erofs mounts in memory: less memory, more reads; only where content is stored with zstd
+    #[arg(long, env = "LAYERSTORE_DROP_COMPRESSED", value_parser = BoolishValueParser::new())]
+    pub(crate) drop_compressed: bool,
     /// Whose snapshots: keys of different namespaces do not see each other
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub(crate) namespace: String,

@@ -20,6 +20,7 @@ use std::sync::Arc;
 /// The snapshots that a command's arguments mean.
 pub(crate) fn open(context: &Context, common: &Snapshots) -> Result<Snapshotter, Failure> {
     let options = SnapshotterOptions::default().driver(common.driver).namespace(&common.namespace);
+    let options = options.direct_io(common.direct_io).drop_compressed(common.drop_compressed);
     let store = Arc::new(context.store()?);
     Snapshotter::open(store, &options)
         .hint_on(ErrorKind::Unsupported, "`layerstore doctor` tells what each driver lacks here")
