@@ -101,6 +101,7 @@ pub use snapshot::{
     SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
+pub use sys::remove::remove_tree;
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,

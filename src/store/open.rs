@@ -30,6 +30,8 @@ pub struct Store {
     database: PathBuf,
     indexes: Mutex<Vec<Index>>,
     pub(super) packs: PackFiles,
+    /// What could not be removed from `tmp/`.
+    pub(super) leftovers: Mutex<Vec<Error>>,
     /// Keeps everyone from putting another database in the place of this one. Last, so that it outlives connections.
     _held: DirLock,
 }
@@ -85,14 +87,15 @@ impl Store {
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
         let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
-        let _ = store.sweep().and_then(|()| store.end_leases());
+        let swept = [store.sweep(), store.end_leases().map(drop)];
+        store.leftovers.lock().unwrap_or_else(|e| e.into_inner()).extend(swept.into_iter().filter_map(Result::err));
         reserve::fill(&store.root);
         Ok(store)
     }
 
     fn of_parts(root: PathBuf, chunking: Chunking, (database, index): (PathBuf, Index), held: DirLock) -> Self {
         let (indexes, packs) = (Mutex::new(vec![index]), PackFiles::default());
-        Self { root, chunking, database, indexes, packs, _held: held }
+        Self { root, chunking, database, indexes, packs, leftovers: Mutex::default(), _held: held }
     }
 
     fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index, DirLock)> {

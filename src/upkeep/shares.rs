@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::pack::BLOCK;
 use crate::observe::{Observer, check};
 use crate::store::{Index, LeaseRef, Roots, Store, chain_ids, now};
-use crate::sys::upper::disk_usage;
+use crate::sys::upper::disk_usage_readable;
 use std::collections::HashMap;
 
 /// What one image takes. Bytes of disk.
@@ -58,7 +58,7 @@ impl Store {
     pub fn usage_by_image(&self, observer: &dyn Observer) -> Result<UsageByImage> {
         let reclaimable = self.gc_plan(&GcOptions::default(), observer)?.bytes();
         let roots = self.with_index(|index| index.view(Index::roots))?;
-        let total = disk_usage(self.path())?.0;
+        let total = disk_usage_readable(self.path())?;
         let mut shares = Shares::new(&roots);
         shares.files(self)?;
         shares.chunks(self, observer)?;
@@ -180,9 +180,9 @@ impl Shares {
         blobs.iter().for_each(|(blob, set)| count(bytes, *set, disk_of(&store.blob_path(blob))));
         for (chain, set) in &*chains {
             count(bytes, *set, disk_of(&store.path().join("images").join(chain.hex() + ".erofs")));
-            count(bytes, *set, disk_usage(&store.path().join("trees").join(chain.hex()))?.0);
+            count(bytes, *set, disk_usage_readable(&store.path().join("trees").join(chain.hex()))?);
         }
-        count(bytes, sets.add(0, *others), disk_usage(&store.path().join("snapshots"))?.0);
+        count(bytes, sets.add(0, *others), disk_usage_readable(&store.path().join("snapshots"))?);
         Ok(())
     }
 

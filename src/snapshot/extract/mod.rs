@@ -199,8 +199,8 @@ struct Fresh(Vec<Undo>);
 
 /// How a directory goes again.
 enum Undo {
-    /// It was made here.
-    Remove(PathBuf),
+    /// It was made here, and goes by its name when nothing is in it any more.
+    Remove(Dir, PathBuf),
     /// It was there, empty and entered by whom it said.
     Empty(Dir, Access),
 }
@@ -222,9 +222,10 @@ impl Fresh {
         if !root.is_empty().map_err(failed)? {
             return Err(taken());
         }
+        let again = root.below(b"", true).map_err(failed)?;
         let undo = match made {
-            true => Undo::Remove(path.clone()),
-            false => Undo::Empty(root.below(b"", true).map_err(failed)?, root.access().map_err(failed)?),
+            true => Undo::Remove(again, path.clone()),
+            false => Undo::Empty(again, root.access().map_err(failed)?),
         };
         self.0.push(undo);
         let given = root.seclude().map_err(failed)?;
@@ -237,8 +238,8 @@ impl Drop for Fresh {
         for undo in &self.0 {
             // Whatever error led here is told; what cannot be removed on top of it is seen by whoever looks.
             let _ = match undo {
-                Undo::Remove(path) => std::fs::remove_dir_all(path),
-                Undo::Empty(dir, access) => dir.empty().and_then(|()| Ok(dir.restore(access)?)),
+                Undo::Remove(dir, path) => dir.empty().is_ok() && std::fs::remove_dir(path).is_ok(),
+                Undo::Empty(dir, access) => dir.empty().is_ok() && dir.restore(access).is_ok(),
             };
         }
     }

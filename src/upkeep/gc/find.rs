@@ -8,7 +8,7 @@ use crate::snapshot::stale;
 use crate::store::{Index, Roots, Store, pack_base};
 use crate::sys::mounts::MountTables;
 use crate::sys::publish::io_error;
-use crate::sys::upper::disk_usage;
+use crate::sys::upper::disk_usage_readable;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -46,7 +46,7 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
     }
     for (path, chain) in named(store, "trees", "")? {
         if !live.keeps_chain("trees", &chain) && !mounts.mention(&path) {
-            let bytes = disk_usage(&path)?.0;
+            let bytes = disk_usage_readable(&path)?;
             let why = "no image and no snapshot stands on this chain";
             garbage.push(Garbage { kind: GarbageKind::Tree, name: chain.hex(), bytes, why });
         }
@@ -61,7 +61,7 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
     }
     for (path, n) in snapshots(store)? {
         if !live.keeps_snapshot(n) && !mounts.mention(&path) {
-            let bytes = disk_usage(&path)?.0;
+            let bytes = disk_usage_readable(&path)?;
             let why = "its snapshot is gone, or its changes are a layer";
             garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
         }

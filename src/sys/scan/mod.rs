@@ -2,32 +2,40 @@
 //!
 //! Several threads list and stat; small files are read at once, as long as a budget lasts, since they are open already.
 //! What is found says nothing of what it means: overlay's marks are for floors above.
+//!
+//! All that is found is held in memory, so limits are asked while it is read (`Bounds`), and equal sets of attributes
+//! are held once. A bounded number of directories is open: later ones are opened again, by their path, when their turn
+//! comes.
+
+mod attributes;
+mod bounds;
+
+pub(crate) use attributes::{RawXattr, Xattrs};
+pub(crate) use bounds::Bounds;
 
 use super::publish::io_error;
+use super::walk::{self, open_below};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use attributes::{Reader, Sets, Space};
+use bounds::{Attempt, Count, Fault};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Files of at most this many bytes are read while they are open.
 const KEEP: usize = 64 << 10;
-/// Bytes of such files held at most; the rest is opened again when it is wanted.
-const KEPT: usize = 64 << 20;
 /// Names one thread takes at a time.
 const BATCH: usize = 128;
-/// The kernel's bound on the names, and on one value, of a file's attributes.
-const XATTR: usize = 64 << 10;
-
-/// A name and value.
-pub(crate) type RawXattr = (Vec<u8>, Vec<u8>);
+/// Directories that are open because tasks wait for them; beside each thread's own.
+const HELD: usize = 16;
 
 /// An inode under one of its names.
 pub(crate) struct Found {
@@ -42,8 +50,7 @@ pub(crate) struct Found {
     /// Device and inode number.
     pub(crate) id: (u64, u64),
     pub(crate) links: u64,
-    /// Sorted by name.
-    pub(crate) xattrs: Vec<RawXattr>,
+    pub(crate) xattrs: Xattrs,
 }
 
 /// What is at a name.
@@ -79,8 +86,7 @@ impl ScannedDir {
     pub(crate) fn open_file(&self, path: &[u8]) -> Result<File> {
         let named = |e: Errno| io_error("open", &self.named(path), e);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let open = |flags| rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve);
+        let open = |flags| open_below(&self.fd, path, flags);
         let fd = match open(flags | OFlags::NOATIME) {
             Err(Errno::PERM) => open(flags),
             other => other,
@@ -108,24 +114,21 @@ impl ScannedDir {
 /// Reads all of `dir` but the contents of large files, on `threads` threads.
 ///
 /// # Errors
-/// `NotFound`, `Io`; `FailedPrecondition` if something changes meanwhile; `Cancelled`.
-pub(crate) fn scan(dir: &Path, threads: usize, observer: &dyn Observer) -> Result<Scan> {
-    scan_within(dir, threads, KEPT, observer)
-}
-
-/// As [`scan`]; holds at most `kept` bytes of small files.
-///
-/// # Errors
-/// As [`scan`].
-pub(crate) fn scan_within(dir: &Path, threads: usize, kept: usize, observer: &dyn Observer) -> Result<Scan> {
+/// `NotFound`, `Io`; `LimitExceeded` beyond `bounds`; `FailedPrecondition` if something changes meanwhile; `Cancelled`.
+pub(crate) fn scan(dir: &Path, threads: usize, bounds: &Bounds, observer: &dyn Observer) -> Result<Scan> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| io_error("open", dir, e))?;
     let scanned = ScannedDir { fd, path: dir.to_owned() };
     let again = scanned.fd.try_clone().map_err(|e| io_error("duplicate the handle of", dir, e))?;
-    let at = Arc::new(OpenDir { fd: again, number: 0, path: Vec::new() });
+    let at =
+        Arc::new(OpenDir { fd: Some(again), number: 0, path: Vec::new(), depth: 0, id: (0, 0), held: OnceLock::new() });
     let scanner = Scanner {
         dir: &scanned,
-        budget: AtomicUsize::new(kept),
+        bounds,
+        budget: AtomicUsize::new(bounds.kept),
+        count: Count::default(),
+        held: Arc::default(),
+        xattrs: Sets::default(),
         work: Mutex::new(Work { tasks: Vec::new(), busy: 1, failure: None, dirs: vec![Vec::new()] }),
         more: Condvar::new(),
         observer,
@@ -139,6 +142,7 @@ pub(crate) fn scan_within(dir: &Path, threads: usize, kept: usize, observer: &dy
         scanner.done(listed);
         scanner.run(&mut buffers);
     });
+    drop(scanner.xattrs);
     let Work { failure, mut dirs, .. } = scanner.work.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(e) = failure {
         return Err(e);
@@ -147,15 +151,21 @@ pub(crate) fn scan_within(dir: &Path, threads: usize, kept: usize, observer: &dy
     Ok(Scan { dir: Arc::new(scanned), root, dirs })
 }
 
-/// A directory being read.
+/// A directory being read, or to be read.
 struct OpenDir {
-    fd: OwnedFd,
+    /// `None` if too many are open already: then it is opened again by its path.
+    fd: Option<OwnedFd>,
     number: usize,
     /// Below the root.
     path: Vec<u8>,
+    /// Components of `path`.
+    depth: usize,
+    id: walk::Id,
+    /// Counts it among those that are open for tasks.
+    held: OnceLock<Arc<()>>,
 }
 
-/// What a thread takes on. Directories are opened only when their turn comes, the latest first, so that few are open.
+/// What a thread takes on. The latest is done first, so that few directories wait.
 enum Task {
     Directory { parent: Arc<OpenDir>, name: Box<[u8]> },
     Names { dir: Arc<OpenDir>, names: Vec<(Box<[u8]>, FileType)> },
@@ -171,7 +181,12 @@ struct Work {
 
 struct Scanner<'a> {
     dir: &'a ScannedDir,
+    bounds: &'a Bounds,
     budget: AtomicUsize,
+    count: Count,
+    /// Has a clone in each directory that is open for tasks.
+    held: Arc<()>,
+    xattrs: Sets,
     work: Mutex<Work>,
     more: Condvar,
     observer: &'a dyn Observer,
@@ -179,14 +194,13 @@ struct Scanner<'a> {
 
 /// A thread's own.
 struct Buffers {
-    xattrs: Vec<u8>,
-    value: Vec<u8>,
+    xattrs: Space,
     content: Vec<u8>,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { xattrs: vec![0; XATTR], value: vec![0; XATTR], content: vec![0; KEEP + 1] }
+        Self { xattrs: Space::default(), content: vec![0; KEEP + 1] }
     }
 }
 
@@ -233,20 +247,62 @@ impl Scanner<'_> {
     }
 
     fn root(&self, at: &OpenDir, buffers: &mut Buffers) -> Result<Found> {
-        let failed = |e: Errno| io_error("read", &self.dir.path, e);
-        let stat = rustix::fs::fstat(&at.fd).map_err(failed)?;
-        let xattrs = xattrs_of(&at.fd, buffers).map_err(failed)?;
-        Ok(found(Box::default(), &stat, FoundKind::Directory(0), xattrs))
+        let fd = self.open(at)?;
+        let mut read = || -> Attempt<Found> {
+            let stat = rustix::fs::fstat(&fd)?;
+            let xattrs = self.xattrs().of(&fd, &mut buffers.xattrs)?;
+            Ok(found(Box::default(), &stat, FoundKind::Directory(0), xattrs))
+        };
+        read().map_err(|fault| self.failed(b"", fault))
+    }
+
+    /// The handle of a directory, opened again if it is not open.
+    fn open<'d>(&self, dir: &'d OpenDir) -> Result<Handle<'d>> {
+        if let Some(fd) = &dir.fd {
+            return Ok(Handle::Held(fd.as_fd()));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = || -> Attempt<(OwnedFd, Stat)> {
+            let fd = open_below(&self.dir.fd, &dir.path, flags)?;
+            let stat = rustix::fs::fstat(&fd)?;
+            Ok((fd, stat))
+        };
+        let (fd, stat) = open().map_err(|fault| self.failed(&dir.path, fault))?;
+        if walk::id(&stat) == dir.id { Ok(Handle::Again(fd)) } else { Err(self.dir.changed(&dir.path)) }
+    }
+
+    fn failed(&self, path: &[u8], fault: Fault) -> Error {
+        match fault {
+            Fault::Errno(Errno::LOOP | Errno::NOENT | Errno::NXIO | Errno::NOTDIR) => self.dir.changed(path),
+            Fault::Errno(e) => io_error("read", &self.dir.named(path), e),
+            Fault::Limit(e) => e.subject(self.dir.named(path).display()),
+        }
+    }
+
+    fn count(&self, dir: &OpenDir, name: &[u8]) -> Attempt<()> {
+        let len = dir.path.len() + usize::from(dir.depth > 0) + name.len();
+        self.count.name(self.bounds, dir.depth + 1, len)
+    }
+
+    fn xattrs(&self) -> Reader<'_> {
+        Reader { bounds: self.bounds, count: &self.count, sets: &self.xattrs }
     }
 
     /// Opens a directory, notes it among its parent's names, and goes on with what is in it.
     fn directory(&self, parent: &Arc<OpenDir>, name: Box<[u8]>, buffers: &mut Buffers) -> Result<()> {
         let path = join(&parent.path, &name);
-        let failed = |e: Errno| io_error("read", &self.dir.named(&path), e);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&parent.fd, &name[..], flags, Mode::empty()).map_err(failed)?;
-        let stat = rustix::fs::fstat(&fd).map_err(failed)?;
-        let xattrs = xattrs_of(&fd, buffers).map_err(failed)?;
+        let mut read = || -> Attempt<(OwnedFd, Stat, Xattrs)> {
+            self.count(parent, &name)?;
+            let fd = match &parent.fd {
+                Some(parent) => rustix::fs::openat(parent, &name[..], flags, Mode::empty())?,
+                None => open_below(&self.dir.fd, &path, flags)?,
+            };
+            let stat = rustix::fs::fstat(&fd)?;
+            let xattrs = self.xattrs().of(&fd, &mut buffers.xattrs)?;
+            Ok((fd, stat, xattrs))
+        };
+        let (fd, stat, xattrs) = read().map_err(|fault| self.failed(&path, fault))?;
         let number = {
             let mut work = self.lock();
             work.dirs.push(Vec::new());
@@ -254,64 +310,83 @@ impl Scanner<'_> {
             work.dirs[parent.number].push(found(name, &stat, FoundKind::Directory(number), xattrs));
             number
         };
-        self.list(Arc::new(OpenDir { fd, number, path }), buffers)
+        let (depth, id) = (parent.depth + 1, walk::id(&stat));
+        self.list(Arc::new(OpenDir { fd: Some(fd), number, path, depth, id, held: OnceLock::new() }), buffers)
     }
 
     /// Lists an open directory: subdirectories and surplus names become tasks.
     fn list(&self, dir: Arc<OpenDir>, buffers: &mut Buffers) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); 32 << 10];
-        let mut listing = RawDir::new(&dir.fd, &mut space);
-        let (mut names, mut tasks) = (Vec::new(), Vec::new());
+        let mut space = vec![MaybeUninit::uninit(); 32 << 10];
+        let handle = self.open(&dir)?;
+        let mut listing = RawDir::new(handle.as_fd(), &mut space);
+        let (mut names, mut dirs) = (Vec::new(), Vec::new());
         while let Some(entry) = listing.next() {
             let entry = entry.map_err(|e| io_error("read directory", &self.dir.named(&dir.path), e))?;
             let name = entry.file_name().to_bytes();
             match entry.file_type() {
                 _ if matches!(name, b"." | b"..") => {}
-                FileType::Directory => tasks.push(Task::Directory { parent: dir.clone(), name: name.into() }),
+                FileType::Directory => dirs.push(Box::from(name)),
                 kind => names.push((Box::from(name), kind)),
             }
+            let listed = self.count.check(self.bounds, (names.len() + dirs.len()) as u64);
+            listed.map_err(|fault| self.failed(&dir.path, fault))?;
         }
+        if dirs.is_empty() && names.len() <= BATCH {
+            return self.names(&dir, names, buffers);
+        }
+        // This thread has it open for the names it takes on itself.
+        let later = self.for_tasks(&dir);
+        let mut tasks: Vec<Task> =
+            dirs.into_iter().map(|name| Task::Directory { parent: later.clone(), name }).collect();
         while names.len() > BATCH {
             let rest = names.split_off(names.len() - BATCH);
-            tasks.push(Task::Names { dir: dir.clone(), names: rest });
+            tasks.push(Task::Names { dir: later.clone(), names: rest });
         }
-        if !tasks.is_empty() {
-            self.lock().tasks.extend(tasks);
-            self.more.notify_all();
-        }
+        drop(later);
+        self.lock().tasks.extend(tasks);
+        self.more.notify_all();
         self.names(&dir, names, buffers)
     }
 
+    /// The directory as tasks get it: open while few are, and closed otherwise.
+    fn for_tasks(&self, dir: &Arc<OpenDir>) -> Arc<OpenDir> {
+        let room = Arc::strong_count(&self.held) <= HELD;
+        if dir.held.get().is_some() || dir.fd.is_some() && room && dir.held.set(self.held.clone()).is_ok() {
+            return dir.clone();
+        }
+        let OpenDir { number, path, depth, id, .. } = &**dir;
+        let (number, path, depth, id) = (*number, path.clone(), *depth, *id);
+        Arc::new(OpenDir { fd: None, number, path, depth, id, held: OnceLock::new() })
+    }
+
     fn names(&self, dir: &Arc<OpenDir>, names: Vec<(Box<[u8]>, FileType)>, buffers: &mut Buffers) -> Result<()> {
+        let handle = self.open(dir)?;
+        let at = At { dir, fd: handle.as_fd() };
         let mut all = Vec::with_capacity(names.len());
         for (name, kind) in names {
-            let path = || self.dir.named(&join(&dir.path, &name));
             let entry = match kind {
-                FileType::RegularFile => self.file(dir, name.clone(), buffers).map(Some),
-                kind => self.other(dir, name.clone(), kind, buffers),
+                FileType::RegularFile => self.file(at, name.clone(), buffers).map(Some),
+                kind => self.other(at, name.clone(), kind, buffers),
             };
-            let entry = entry.map_err(|e| match e {
-                Errno::LOOP | Errno::NOENT | Errno::NXIO => self.dir.changed(&join(&dir.path, &name)),
-                e => io_error("read", &path(), e),
-            })?;
-            all.extend(entry);
+            all.extend(entry.map_err(|fault| self.failed(&join(&dir.path, &name), fault))?);
         }
         self.lock().dirs[dir.number].append(&mut all);
         Ok(())
     }
 
-    fn file(&self, dir: &OpenDir, name: Box<[u8]>, buffers: &mut Buffers) -> rustix::io::Result<Found> {
+    fn file(&self, at: At<'_>, name: Box<[u8]>, buffers: &mut Buffers) -> Attempt<Found> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = |flags| rustix::fs::openat(&dir.fd, &name[..], flags, Mode::empty());
+        let open = |flags| rustix::fs::openat(at.fd, &name[..], flags, Mode::empty());
+        self.count(at.dir, &name)?;
         let fd = match open(flags | OFlags::NOATIME) {
             Err(Errno::PERM) => open(flags),
             other => other,
         }?;
         let stat = rustix::fs::fstat(&fd)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Errno::LOOP);
+            return Err(Errno::LOOP.into());
         }
-        let xattrs = xattrs_of(&fd, buffers)?;
+        let xattrs = self.xattrs().of(&fd, &mut buffers.xattrs)?;
         let size = stat.st_size as u64;
         let keep = size <= KEEP as u64 && self.take(size as usize);
         let kind = if keep {
@@ -328,37 +403,58 @@ impl Scanner<'_> {
     }
 
     /// What is no regular file; `None` for a directory that the listing did not know as one, which becomes a task.
-    fn other(
-        &self,
-        dir: &Arc<OpenDir>,
-        name: Box<[u8]>,
-        kind: FileType,
-        buffers: &mut Buffers,
-    ) -> rustix::io::Result<Option<Found>> {
-        let stat = rustix::fs::statat(&dir.fd, &name[..], AtFlags::SYMLINK_NOFOLLOW)?;
+    fn other(&self, at: At<'_>, name: Box<[u8]>, kind: FileType, buffers: &mut Buffers) -> Attempt<Option<Found>> {
+        let stat = rustix::fs::statat(at.fd, &name[..], AtFlags::SYMLINK_NOFOLLOW)?;
         let is = FileType::from_raw_mode(stat.st_mode);
         if is != kind && kind != FileType::Unknown {
-            return Err(Errno::LOOP);
+            return Err(Errno::LOOP.into());
         }
-        let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
-        let kind = match is {
+        match is {
             FileType::Directory => {
-                self.lock().tasks.push(Task::Directory { parent: dir.clone(), name });
+                let parent = self.for_tasks(at.dir);
+                self.lock().tasks.push(Task::Directory { parent, name });
                 self.more.notify_all();
                 return Ok(None);
             }
-            FileType::RegularFile => return self.file(dir, name, buffers).map(Some),
+            FileType::RegularFile => return self.file(at, name, buffers).map(Some),
+            _ => self.count(at.dir, &name)?,
+        }
+        let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let kind = match is {
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&dir.fd, &name[..], Vec::new())?;
-                FoundKind::Symlink(target.into_bytes())
+                let target = rustix::fs::readlinkat(at.fd, &name[..], Vec::new())?.into_bytes();
+                self.count.bytes(self.bounds, target.len() as u64)?;
+                FoundKind::Symlink(target)
             }
             FileType::CharacterDevice => FoundKind::CharDevice(device.0, device.1),
             FileType::BlockDevice => FoundKind::BlockDevice(device.0, device.1),
             FileType::Fifo => FoundKind::Fifo,
             _ => FoundKind::Socket,
         };
-        let xattrs = xattrs_at(dir, &name, buffers)?;
+        let xattrs = self.xattrs().at(at.fd, &name, &mut buffers.xattrs)?;
         Ok(Some(found(name, &stat, kind, xattrs)))
+    }
+}
+
+/// A directory of which names are read.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    dir: &'a Arc<OpenDir>,
+    fd: BorrowedFd<'a>,
+}
+
+/// The handle of a directory.
+enum Handle<'a> {
+    Held(BorrowedFd<'a>),
+    Again(OwnedFd),
+}
+
+impl AsFd for Handle<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Held(fd) => *fd,
+            Self::Again(fd) => fd.as_fd(),
+        }
     }
 }
 
@@ -371,7 +467,7 @@ impl Drop for Panicked<'_, '_> {
     }
 }
 
-fn found(name: Box<[u8]>, stat: &Stat, kind: FoundKind, xattrs: Vec<RawXattr>) -> Found {
+fn found(name: Box<[u8]>, stat: &Stat, kind: FoundKind, xattrs: Xattrs) -> Found {
     Found {
         name,
         kind,
@@ -407,39 +503,4 @@ fn read_small(mut file: File, size: usize, buffer: &mut [u8]) -> rustix::io::Res
 pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
     [dir, slash, name].concat()
-}
-
-fn xattrs_of(fd: impl AsFd, buffers: &mut Buffers) -> rustix::io::Result<Vec<RawXattr>> {
-    let list = rustix::fs::flistxattr(&fd, &mut buffers.xattrs[..]);
-    collect(list, &buffers.xattrs, &mut buffers.value, |name, value| rustix::fs::fgetxattr(&fd, name, value))
-}
-
-/// Attributes of what must not be opened. There is no `listxattrat` before Linux 6.13, hence the way through `/proc`.
-fn xattrs_at(dir: &OpenDir, name: &[u8], buffers: &mut Buffers) -> rustix::io::Result<Vec<RawXattr>> {
-    let path = [format!("/proc/self/fd/{}/", dir.fd.as_raw_fd()).as_bytes(), name].concat();
-    let list = rustix::fs::llistxattr(&path[..], &mut buffers.xattrs[..]);
-    collect(list, &buffers.xattrs, &mut buffers.value, |name, value| rustix::fs::lgetxattr(&path[..], name, value))
-}
-
-fn collect(
-    list: rustix::io::Result<usize>,
-    names: &[u8],
-    value: &mut [u8],
-    get: impl Fn(&[u8], &mut [u8]) -> rustix::io::Result<usize>,
-) -> rustix::io::Result<Vec<RawXattr>> {
-    let names = match list {
-        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        other => &names[..other?],
-    };
-    let mut all = Vec::new();
-    for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
-        match get(name, value) {
-            Ok(len) => all.push((name.to_vec(), value[..len].to_vec())),
-            // Removed meanwhile, or listed to all and readable to few.
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    all.sort_unstable();
-    Ok(all)
 }
