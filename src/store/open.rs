@@ -87,8 +87,8 @@ impl Store {
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
         let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
-        let swept = [store.sweep(), store.end_leases().map(drop)];
-        store.leftovers.lock().unwrap_or_else(|e| e.into_inner()).extend(swept.into_iter().filter_map(Result::err));
+        let _ = store.sweep();
+        let _ = store.end_leases();
         reserve::fill(&store.root);
         Ok(store)
     }

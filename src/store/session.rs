@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// Why work that ended or crashed, and had a directory below `tmp/`, could not be cleared away, since the last call of
-    /// this function. Opening the store and collecting garbage try again.
+    /// this function. Opening the store, cleanup of snapshots and garbage collection try again.
     pub fn leftovers(&self) -> Vec<Error> {
         std::mem::take(&mut *self.leftovers.lock().unwrap_or_else(PoisonError::into_inner))
     }

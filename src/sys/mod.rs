@@ -15,3 +15,5 @@ pub(crate) mod scan;
 pub(crate) mod space;
 pub(crate) mod upper;
 pub(crate) mod walk;
+#[cfg(test)]
+mod walk_tests;

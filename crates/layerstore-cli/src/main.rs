@@ -9,6 +9,7 @@ mod mounted;
 mod names;
 mod output;
 mod progress;
+mod workdir;
 
 use args::{Cli, Command, Inside};
 use clap::Parser;

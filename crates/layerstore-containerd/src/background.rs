@@ -100,6 +100,7 @@ fn once(server: &Server) -> layerstore::Result<()> {
     let begin = Instant::now();
     let absorbed = server.snapshots.absorb(&Stopping(server))?;
     let removed = server.snapshots.cleanup()?;
+    server.tell_leftovers();
     server.metrics.absorbed.fetch_add(absorbed, Relaxed);
     server.metrics.directories_removed.fetch_add(removed, Relaxed);
     if absorbed + removed > 0 {

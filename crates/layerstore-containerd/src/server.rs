@@ -32,7 +32,16 @@ impl Server {
         }
         tracing::info!(driver = %snapshots.driver(), root = %config.root.display(), "store open");
         let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
-        Ok(Self { config, snapshots, metrics, background, unpacking, stopping: Arc::default() })
+        let server = Self { config, snapshots, metrics, background, unpacking, stopping: Arc::default() };
+        server.tell_leftovers();
+        Ok(server)
+    }
+
+    /// Logs what could not be removed below the store's `tmp/`.
+    pub(crate) fn tell_leftovers(&self) {
+        for error in self.store().leftovers() {
+            tracing::warn!(%error, "left behind, to be removed later");
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -74,6 +83,7 @@ impl Server {
     pub(crate) fn log(&self, method: &'static str, subject: &str, begin: Instant, error: Option<&Status>) {
         let time = begin.elapsed();
         self.metrics.called(method, error.map_or(Code::Ok, Status::code), time);
+        self.tell_leftovers();
         match error {
             None => tracing::debug!(method, subject, ?time),
             // What a client asks to find out whether it is there is no failure.

@@ -504,3 +504,74 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
     [dir, slash, name].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::limits::Limits;
+    use std::fs;
+
+    fn bounds(attributes: u64) -> Bounds {
+        Bounds::layer(&Limits::default().attributes(attributes))
+    }
+
+    fn refused(dir: &Path, bounds: &Bounds) -> String {
+        let Err(e) = scan(dir, 2, bounds, &()) else { panic!("{} is within the bounds", dir.display()) };
+        assert_eq!(e.kind(), ErrorKind::LimitExceeded, "{e}");
+        e.to_string()
+    }
+
+    /// A directory of `count` files with an attribute of `len` bytes, which `different` sets apart.
+    fn with_attributes(count: usize, len: usize, different: bool) -> tempfile::TempDir {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").unwrap();
+        for n in 0..count {
+            let path = dir.path().join(n.to_string());
+            fs::write(&path, "").unwrap();
+            let mut value = vec![b'x'; len];
+            value[0] = if different { n as u8 } else { 0 };
+            rustix::fs::setxattr(&path, "user.a", &value, rustix::fs::XattrFlags::empty()).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn equal_attributes_are_held_once() {
+        for (different, sets) in [(false, 1), (true, 10)] {
+            let dir = with_attributes(10, 1000, different);
+            let scan = scan(dir.path(), 2, &bounds(64 << 20), &()).unwrap();
+            let keys: std::collections::HashSet<_> = scan.dirs[0].iter().map(|f| f.xattrs.key()).collect();
+            assert_eq!((scan.dirs[0].len(), keys.len()), (10, sets));
+            assert!(scan.dirs[0].iter().all(|f| f.xattrs.is_shared() != different));
+        }
+    }
+
+    /// Each file counts a path of one byte and an attribute of 64, 6 and 1,000, of which 256 are free.
+    #[test]
+    fn attributes_are_limited_while_they_are_read() {
+        let dir = with_attributes(10, 1000, false);
+        scan(dir.path(), 1, &bounds(10 * (1 + 64 + 6 + 1000 - 256)), &()).unwrap();
+        let error = refused(dir.path(), &bounds(10 * (1 + 64 + 6 + 1000 - 256) - 1));
+        assert!(error.contains("too many bytes of paths, link targets and extended attributes"), "{error}");
+        scan(dir.path(), 1, &Bounds::tree(&Limits::default().attributes(1020)), &()).unwrap();
+    }
+
+    #[test]
+    fn names_targets_and_depth_are_limited() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        fs::create_dir_all(&deep).unwrap();
+        std::os::unix::fs::symlink("t".repeat(4000), deep.join("link")).unwrap();
+        let limits = Limits::default();
+        let within = |limits: Limits| scan(dir.path(), 2, &Bounds::layer(&limits), &()).map(|scan| scan.dirs.len());
+        assert_eq!(within(limits.clone()).unwrap(), 4);
+        assert_eq!(within(limits.clone().entries(4)).unwrap(), 4);
+        let depth = |depth| Bounds::layer(&Limits { depth, ..limits.clone() });
+        let path = |path| Bounds::layer(&Limits { path, ..limits.clone() });
+        assert!(scan(dir.path(), 2, &depth(4), &()).is_ok() && scan(dir.path(), 2, &path(10), &()).is_ok());
+        assert!(refused(dir.path(), &depth(3)).contains("a/b/c/link: directories nested too deep"));
+        assert!(refused(dir.path(), &path(9)).contains("the path is too long"));
+        assert!(refused(dir.path(), &Bounds::layer(&limits.clone().entries(3))).contains("too many files"));
+        assert!(refused(dir.path(), &bounds(2000)).contains("link targets"));
+    }
+}
