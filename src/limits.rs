@@ -34,6 +34,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Layers as large in their attributes as one may be, of which a tree may be made.
+    pub(crate) const LAYERS: u64 = 8;
+
     /// Most entries a layer may have. Default 10 million.
     #[must_use]
     pub fn entries(mut self, entries: u64) -> Self {

@@ -9,7 +9,8 @@ use crate::format::entry::Entry;
 use crate::limits::Limits;
 use crate::observe::Observer;
 use crate::store::Store;
-use crate::tree::{Change, diff};
+use crate::tar::Account;
+use crate::tree::{Change, diff, diff_while};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -109,6 +110,21 @@ impl Changes {
     ) -> Result<Self> {
         make_comparable(store, lower, &mut upper, options.comparing(), observer)?;
         Ok(Self { list: diff(lower, &upper) })
+    }
+
+    /// As [`between`](Self::between), for changes that become a layer at once: they are refused as soon as they exceed
+    /// what one may have.
+    pub(crate) fn for_layer(
+        store: &Store,
+        lower: &SourceTree,
+        mut upper: SourceTree,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        make_comparable(store, lower, &mut upper, options.comparing(), observer)?;
+        let mut account = Account::default();
+        let check = |entry: &Entry| account.add(entry, options.limits.attributes);
+        Ok(Self { list: diff_while(lower, &upper, check)? })
     }
 }
 

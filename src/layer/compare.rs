@@ -94,7 +94,7 @@ fn settle_attributes(lower: &SourceTree, upper: &mut SourceTree, id: NodeId, low
         let others = now.xattrs.iter().filter(|x| !host(x));
         let mut all: Vec<Xattr> = others.chain(given).cloned().collect();
         all.sort_unstable();
-        upper.attributes_mut(id).xattrs = all.into_boxed_slice();
+        upper.attributes_mut(id).xattrs = all.into();
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Store {
     database: PathBuf,
     indexes: Mutex<Vec<Index>>,
     pub(super) packs: PackFiles,
+    /// What could not be removed from `tmp/`.
+    pub(super) leftovers: Mutex<Vec<Error>>,
     /// Keeps everyone from putting another database in the place of this one. Last, so that it outlives connections.
     _held: DirLock,
 }
@@ -96,7 +98,7 @@ impl Store {
 
     fn of_parts(root: PathBuf, chunking: Chunking, (database, index): (PathBuf, Index), held: DirLock) -> Self {
         let (indexes, packs) = (Mutex::new(vec![index]), PackFiles::default());
-        Self { root, chunking, database, indexes, packs, _held: held }
+        Self { root, chunking, database, indexes, packs, leftovers: Mutex::default(), _held: held }
     }
 
     fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index, DirLock)> {

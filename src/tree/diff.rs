@@ -11,6 +11,7 @@
 
 use super::{Change, NodeId, Tree};
 use crate::format::entry::{Entry, EntryKind, Time};
+use std::convert::Infallible;
 
 /// A name of the upper tree, and the lower inode of the same name.
 pub(crate) struct Pair {
@@ -21,6 +22,16 @@ pub(crate) struct Pair {
 
 /// The layer that turns `lower` into `upper`.
 pub(crate) fn diff<C: Clone + PartialEq>(lower: &Tree<C>, upper: &Tree<C>) -> Vec<Change<C>> {
+    let Ok(changes) = diff_while(lower, upper, |_| Ok::<_, Infallible>(()));
+    changes
+}
+
+/// As [`diff`], and shows each entry to `check`, whose first error ends it.
+pub(crate) fn diff_while<C: Clone + PartialEq, E>(
+    lower: &Tree<C>,
+    upper: &Tree<C>,
+    mut check: impl FnMut(&Entry) -> Result<(), E>,
+) -> Result<Vec<Change<C>>, E> {
     let pairs = pairs(lower, upper);
     let kept = kept(lower, upper, &pairs);
     // By upper inode, the name its other names link to.
@@ -29,7 +40,10 @@ pub(crate) fn diff<C: Clone + PartialEq>(lower: &Tree<C>, upper: &Tree<C>) -> Ve
         first[pair.upper.index()].get_or_insert(&pair.path);
     }
     let mut changes = Vec::new();
+    let mut checked = 0;
     for pair in &pairs {
+        changes[checked..].iter().try_for_each(|(entry, _)| check(entry))?;
+        checked = changes.len();
         let node = upper.node(pair.upper);
         if upper.is_directory(pair.upper) {
             let before = pair.lower.filter(|&id| lower.is_directory(id));
@@ -49,7 +63,8 @@ pub(crate) fn diff<C: Clone + PartialEq>(lower: &Tree<C>, upper: &Tree<C>) -> Ve
             changes.push((entry, content));
         }
     }
-    changes
+    changes[checked..].iter().try_for_each(|(entry, _)| check(entry))?;
+    Ok(changes)
 }
 
 /// The one layer that gives `tree` by itself.

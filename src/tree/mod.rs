@@ -55,7 +55,7 @@ mod whiteout;
 use std::collections::BTreeMap;
 
 pub(crate) use apply::split;
-pub(crate) use diff::{diff, pairs, squash};
+pub(crate) use diff::{diff, diff_while, pairs, squash};
 pub(crate) use edit::Located;
 pub(crate) use node::{Attributes, Node, NodeKind};
 pub(crate) use outline::{Leaf, Outline, OutlineDir, Spot};

@@ -272,7 +272,10 @@ impl Undo {
                 // Removes nothing but an empty directory, whatever has the name.
                 Ok(above.remove_empty(name)?)
             }
-            Self::Empty(dir, access) => dir.empty().and_then(|()| Ok(dir.restore(access)?)),
+            Self::Empty(dir, access) => {
+                dir.empty()?;
+                Ok(dir.restore(access)?)
+            }
         }
     }
 }

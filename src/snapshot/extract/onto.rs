@@ -100,7 +100,7 @@ impl Target {
                 Inode::Open(open.as_fd()).chmod(0o700).map_err(|e| failed(e.into()))?;
             }
             // What the layer does not say is not there afterwards; and until then nothing may be passed on from it.
-            for xattr in before.get(&path).into_iter().flat_map(|id| &before.node(id).attributes.xattrs) {
+            for xattr in before.get(&path).into_iter().flat_map(|id| &before.node(id).attributes.xattrs[..]) {
                 Inode::Open(open.as_fd()).remove_xattr(&xattr.name).map_err(|e| failed(e.into()))?;
             }
         }

@@ -6,9 +6,10 @@
 use crate::chunk::cutter::Cutter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::layer::{Content, DiskFile, OF_THE_HOST, Source, disk_has};
+use crate::limits::Limits;
 use crate::observe::{Event, Observer, check};
 use crate::store::Store;
-use crate::sys::scan::{Found, FoundKind, RawXattr, Scan, join, scan};
+use crate::sys::scan::{Bounds, Found, FoundKind, RawXattr, Scan, join, scan};
 use crate::tree::{Attributes, NodeKind, Outline};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,7 +38,7 @@ pub(crate) fn differences(
     threads: usize,
     observer: &dyn Observer,
 ) -> Result<Vec<Difference>> {
-    let scanned = match scan(dir, threads, observer) {
+    let scanned = match scan(dir, threads, &Bounds::tree(&Limits::default()), observer) {
         Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
         Err(e) => return Ok(vec![Difference { path: vec![], what: said(&e) }]),
         Ok(scanned) => scanned,

@@ -10,7 +10,7 @@ use crate::sys::mount::is_mount_point;
 use crate::sys::mounts::InUse;
 use crate::sys::openers::if_nobody_has;
 use crate::sys::publish::io_error;
-use crate::sys::upper::disk_usage;
+use crate::sys::upper::disk_usage_readable;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -58,7 +58,8 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
     }
     for (path, chain) in named(store, "trees", "")? {
         if !live.keeps_chain("trees", &chain) && !mounts.shows("trees", &chain.hex()) {
-            let bytes = size(&path);
+            // One that cannot be read goes all the same, and counts nothing.
+            let bytes = disk_usage_readable(&path).unwrap_or_default();
             let why = "no image and no snapshot stands on this chain";
             garbage.push(Garbage { kind: GarbageKind::Tree, name: chain.hex(), bytes, why });
         }
@@ -85,7 +86,7 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
     }
     for (path, n) in snapshots(store)? {
         if !live.keeps_snapshot(n) && !mounts.shows("snapshots", &n.to_string()) {
-            let bytes = size(&path);
+            let bytes = disk_usage_readable(&path).unwrap_or_default();
             let why = "its snapshot is gone, or its changes are a layer";
             garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
         }
@@ -121,11 +122,6 @@ fn waiting(
         (layers > 0).then_some(Kept { namespace, key, until: until / 1_000_000_000, layers, tar })
     });
     kept.collect()
-}
-
-/// Bytes on disk of a directory that is to go. One that cannot be read goes all the same, and counts nothing.
-fn size(path: &Path) -> u64 {
-    disk_usage(path).map_or(0, |(bytes, _)| bytes)
 }
 
 /// What a damaged row has lost, a row or a name, would look like garbage.

@@ -2,7 +2,7 @@
 
 use crate::commands::run::capabilities;
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueHint};
 use layerstore::{DirectIo, DriverKind};
 use std::path::PathBuf;
 

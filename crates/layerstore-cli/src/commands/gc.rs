@@ -17,6 +17,7 @@ pub(crate) fn run(context: &Context, args: &Gc) -> Result<(), Failure> {
         return show(context, &plan);
     }
     let report = store.gc(&plan, &options, &progress)?;
+    context.tell_leftovers(&store);
     tell(context, &report)
 }
 

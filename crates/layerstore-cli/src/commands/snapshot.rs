@@ -54,6 +54,7 @@ pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
         }
         SnapshotCommand::Cleanup => {
             let removed = snapshots.cleanup()?;
+            context.tell_leftovers(snapshots.store());
             if context.json() {
                 return context.out().json(&json!({ "directories_removed": removed }));
             }

@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::errors::Failure;
 use crate::names::{Named, find};
 use crate::output::{Table, size};
+use crate::workdir::WorkDir;
 use layerstore::{
     Compression, Detected, Error, ExportOptions, ExportTarget, ImagePlan, ImageSource, ImportOptions, Limits, Observer,
     Selector, Stage, StageTime, StageTimes, detect, time_stages,
@@ -16,7 +17,6 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tempfile::TempDir;
 use whole::Whole;
 
 /// CPUs to predict an import for, if there are fewer here.
@@ -30,8 +30,7 @@ enum Source {
 
 pub(crate) fn run(context: &Context, args: &Bench) -> Result<(), Failure> {
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let work = TempDir::with_prefix_in("layerstore-bench-", &base)
-        .map_err(|e| Error::io("make a directory", e).subject(base.display()))?;
+    let work = WorkDir::new("layerstore-bench-", &base)?;
     let chunking = args.chunks.chunking()?;
     let mut options = ImportOptions::default().compress(args.compress);
     if let Some(threads) = args.threads {
