@@ -64,7 +64,8 @@ pub(super) fn all_in(dir: BorrowedFd<'_>) -> std::result::Result<(), Failure> {
     walk::below(own, &mut Remove)
 }
 
-struct Remove;
+/// Removes what a walk comes to.
+pub(super) struct Remove;
 
 impl Visitor for Remove {
     fn open(&mut self, dir: BorrowedFd<'_>, name: &CStr, parent: Id) -> rustix::io::Result<(OwnedFd, Stat)> {

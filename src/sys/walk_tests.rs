@@ -1,13 +1,13 @@
 //! Trees as a container can make them: deeper than a stack, wider than the limit of descriptors, renamed meanwhile.
 
 use super::dirs::Dir;
-use super::remove::remove_tree;
+use super::remove::{Remove, remove_tree};
 use super::scan::{Bounds, scan};
 use super::upper::disk_usage;
 use super::walk::{self, Id, Visitor};
 use crate::error::ErrorKind;
 use crate::limits::Limits;
-use rustix::fs::{FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::{Errno, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::ffi::CStr;
@@ -245,6 +245,49 @@ fn a_walk_does_not_follow_a_directory_that_is_moved() {
     assert_eq!(mover.seen.len(), 1 + 2 + 2 + 1);
 }
 
+/// Removes, and exchanges each directory for a symlink between its listing and its opening.
+struct Exchange<'a> {
+    link: &'a Path,
+    outside: &'a Path,
+}
+
+impl Visitor for Exchange<'_> {
+    fn open(&mut self, dir: BorrowedFd<'_>, name: &CStr, parent: Id) -> Result<(OwnedFd, Stat)> {
+        symlink(self.outside, self.link).unwrap();
+        rustix::fs::renameat_with(dir, name, CWD, self.link, RenameFlags::EXCHANGE)?;
+        let opened = Remove.open(dir, name, parent);
+        remove_tree(self.link).unwrap();
+        opened
+    }
+
+    fn name(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<bool> {
+        Remove.name(dir, name, kind)
+    }
+
+    fn no_directory(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        Remove.no_directory(dir, name)
+    }
+
+    fn left(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        Remove.left(dir, name)
+    }
+}
+
+#[test]
+fn a_directory_that_was_exchanged_for_a_symlink_is_not_entered() {
+    let scratch = place();
+    let (top, outside, link) =
+        (scratch.path().join("top"), scratch.path().join("outside"), scratch.path().join("link"));
+    fs::create_dir(&top).unwrap();
+    fs::create_dir(&outside).unwrap();
+    deep(&outside, 3, 1);
+    let before = disk_usage(&outside).unwrap();
+    deep(&top, 3, 1);
+    walk::below(open(&top), &mut Exchange { link: &link, outside: &outside }).unwrap();
+    assert_eq!(fs::read_dir(&top).unwrap().count(), 0);
+    assert_eq!(disk_usage(&outside).unwrap(), before);
+}
+
 /// Somebody exchanges directories of the tree for symlinks that lead outside, all the time.
 #[test]
 fn nothing_outside_is_removed_whatever_is_exchanged() {
@@ -260,7 +303,7 @@ fn nothing_outside_is_removed_whatever_is_exchanged() {
         deep(&top, 40, 2);
         let parents: Vec<OwnedFd> = (0..30).map(|n| open(&top.join("d0/".repeat(n)))).collect();
         (0..parents.len()).for_each(|n| symlink(&outside, links.join(n.to_string())).unwrap());
-        let (aside, stop) = (open(&links), AtomicBool::new(false));
+        let (aside, stop, began) = (open(&links), AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Relaxed) {
@@ -269,8 +312,12 @@ fn nothing_outside_is_removed_whatever_is_exchanged() {
                         // What is removed already cannot be exchanged.
                         let _ = rustix::fs::renameat_with(parent, "d0", &aside, link, RenameFlags::EXCHANGE);
                     }
+                    began.store(true, Relaxed);
                 }
             });
+            while !began.load(Relaxed) {
+                std::thread::yield_now();
+            }
             // A directory that comes back all the time may keep its parent from being removed.
             let _ = (0..10).any(|_| remove_tree(&top).is_ok());
             stop.store(true, Relaxed);

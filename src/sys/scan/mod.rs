@@ -9,9 +9,11 @@
 
 mod attributes;
 mod bounds;
+mod found;
 
 pub(crate) use attributes::{RawXattr, Xattrs};
 pub(crate) use bounds::Bounds;
+pub(crate) use found::{Found, FoundKind, Scan, ScannedDir, join};
 
 use super::publish::io_error;
 use super::walk::{self, open_below};
@@ -19,14 +21,14 @@ use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
 use attributes::{Reader, Sets, Space};
 use bounds::{Attempt, Count, Fault};
+use found::found;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -36,80 +38,6 @@ const KEEP: usize = 64 << 10;
 const BATCH: usize = 128;
 /// Directories that are open because tasks wait for them; beside each thread's own.
 const HELD: usize = 16;
-
-/// An inode under one of its names.
-pub(crate) struct Found {
-    pub(crate) name: Box<[u8]>,
-    pub(crate) kind: FoundKind,
-    /// Permission bits, setuid, setgid and sticky.
-    pub(crate) mode: u16,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    /// Seconds and nanoseconds.
-    pub(crate) mtime: (i64, u32),
-    /// Device and inode number.
-    pub(crate) id: (u64, u64),
-    pub(crate) links: u64,
-    pub(crate) xattrs: Xattrs,
-}
-
-/// What is at a name.
-pub(crate) enum FoundKind {
-    /// Its names are in [`Scan::dirs`] under this number.
-    Directory(usize),
-    /// Size in bytes, and the content if it is small and was read.
-    File(u64, Option<Box<[u8]>>),
-    Symlink(Vec<u8>),
-    CharDevice(u32, u32),
-    BlockDevice(u32, u32),
-    Fifo,
-    Socket,
-}
-
-/// A whole directory tree.
-pub(crate) struct Scan {
-    pub(crate) dir: Arc<ScannedDir>,
-    pub(crate) root: Found,
-    /// The names of each directory, sorted; those of the root first.
-    pub(crate) dirs: Vec<Vec<Found>>,
-}
-
-/// The directory a scan was made of, to read its files from.
-#[derive(Debug)]
-pub(crate) struct ScannedDir {
-    fd: OwnedFd,
-    path: PathBuf,
-}
-
-impl ScannedDir {
-    /// Opens the regular file at `path`, through directories only.
-    pub(crate) fn open_file(&self, path: &[u8]) -> Result<File> {
-        let named = |e: Errno| io_error("open", &self.named(path), e);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let open = |flags| open_below(&self.fd, path, flags);
-        let fd = match open(flags | OFlags::NOATIME) {
-            Err(Errno::PERM) => open(flags),
-            other => other,
-        };
-        let fd = fd.map_err(named)?;
-        let stat = rustix::fs::fstat(&fd).map_err(named)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => Ok(fd.into()),
-            _ => Err(self.changed(path)),
-        }
-    }
-
-    /// Somebody writes to the directory while it is read.
-    pub(crate) fn changed(&self, path: &[u8]) -> Error {
-        let e = Error::new(crate::ErrorKind::FailedPrecondition, "a file changed while it was read");
-        e.subject(self.named(path).display())
-    }
-
-    /// Where a path below the directory is, for errors.
-    pub(crate) fn named(&self, path: &[u8]) -> PathBuf {
-        self.path.join(std::ffi::OsStr::from_bytes(path))
-    }
-}
 
 /// Reads all of `dir` but the contents of large files, on `threads` threads.
 ///
@@ -467,20 +395,6 @@ impl Drop for Panicked<'_, '_> {
     }
 }
 
-fn found(name: Box<[u8]>, stat: &Stat, kind: FoundKind, xattrs: Xattrs) -> Found {
-    Found {
-        name,
-        kind,
-        mode: (stat.st_mode & 0o7777) as u16,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
-        id: (stat.st_dev, stat.st_ino),
-        links: stat.st_nlink,
-        xattrs,
-    }
-}
-
 /// Reads a file that had `size` bytes when it was looked at; of one that has grown large since, only that it is there.
 fn read_small(mut file: File, size: usize, buffer: &mut [u8]) -> rustix::io::Result<FoundKind> {
     let mut len = 0;
@@ -498,11 +412,6 @@ fn read_small(mut file: File, size: usize, buffer: &mut [u8]) -> rustix::io::Res
     }
     let size = file.metadata().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?.len();
     Ok(FoundKind::File(size, None))
-}
-
-pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    let slash: &[u8] = if dir.is_empty() { b"" } else { b"/" };
-    [dir, slash, name].concat()
 }
 
 #[cfg(test)]
