@@ -143,3 +143,7 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;
