@@ -31,6 +31,8 @@ pub(super) struct Found {
     pub(super) implied: Vec<u64>,
     /// What only such snapshots keep that wait.
     pub(super) kept: Vec<Kept>,
+    /// Directories, as names below the store, that only mounts keep.
+    pub(super) mounted: Vec<PathBuf>,
 }
 
 /// Everything but chunks and packs that is garbage. With `now` no snapshot of an image's layers waits.
@@ -56,8 +58,12 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
             garbage.push(file(GarbageKind::Blob, &path, &digest, why));
         }
     }
+    let mut mounted = Vec::new();
     for (path, chain) in named(store, "trees", "")? {
-        if !live.keeps_chain("trees", &chain) && !mounts.shows("trees", &chain.hex()) {
+        let dead = !live.keeps_chain("trees", &chain);
+        if dead && mounts.shows("trees", &chain.hex()) {
+            mounted.push(Path::new("trees").join(chain.hex()));
+        } else if dead {
             // One that cannot be read goes all the same, and counts nothing.
             let bytes = disk_usage_readable(&path).unwrap_or_default();
             let why = "no image and no snapshot stands on this chain";
@@ -84,14 +90,16 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
             garbage.push(file(GarbageKind::Image, &path, &chain, "no image and no snapshot stands on this chain"));
         }
     }
-    for (path, n) in snapshots(store)? {
-        if !live.keeps_snapshot(n) && !mounts.shows("snapshots", &n.to_string()) {
-            let bytes = disk_usage_readable(&path).unwrap_or_default();
-            let why = "its snapshot is gone, or its changes are a layer";
-            garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
+    for (path, n) in snapshots(store)?.into_iter().filter(|(_, n)| !live.keeps_snapshot(*n)) {
+        if mounts.shows("snapshots", &n.to_string()) {
+            mounted.push(Path::new("snapshots").join(n.to_string()));
+            continue;
         }
+        let bytes = disk_usage(&path)?.0;
+        let why = "its snapshot is gone, or its changes are a layer";
+        garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
     }
-    Ok(Found { live, layers, packs, garbage, kept_images, implied: implied.over, kept: waiting })
+    Ok(Found { live, layers, packs, garbage, kept_images, implied: implied.over, kept: waiting, mounted })
 }
 
 /// What only snapshots of images' layers keep that wait for the next mount.
