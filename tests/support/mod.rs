@@ -132,7 +132,7 @@ pub(crate) fn write_image(layout: &Path, tars: &[Vec<u8>]) {
         let blob = compress(tar, Compression::Gzip);
         let write = |w: &mut dyn Write| w.write_all(&blob).map_err(|e| Error::io("write", e));
         let (digest, size) = out.blob(write).expect("a blob");
-        blobs.push(LayerBlob { digest, size, compression: Compression::Gzip });
+        blobs.push(LayerBlob { digest: digest.into(), size, compression: Compression::Gzip });
     }
     let diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar)).collect();
     let rootfs = serde_json::json!({ "type": "layers", "diff_ids": diff_ids });
