@@ -99,16 +99,17 @@ pub use layer::{
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    Absorbed, CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, MountPoint,
-    NotAbsorbed, SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, can_mount,
-    mount_all, unmount,
+    Absorbed, CommitOptions, DirectIo, DirectIoDecision, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels,
+    Loss, Lost, Mount, MountPoint, Mounted, NotAbsorbed, RemoveOptions, SnapshotFilter, SnapshotInfo, SnapshotKind,
+    SnapshotUsage, Snapshotter, SnapshotterOptions, UnmountReport, can_mount, mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
+pub use sys::cache::ReadOnce;
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,
-    ImageUsage, Keeper, PartOfChunk, RebuildOptions, RebuildReport, RecompressOptions, RecompressReport, RepairOptions,
-    RepairReport, RepairSource, Usage, UsageByImage,
+    ImageUsage, Keeper, Kept, PartOfChunk, RebuildOptions, RebuildReport, RecompressOptions, RecompressReport,
+    RepairOptions, RepairReport, RepairSource, Usage, UsageByImage,
 };
 
 /// The examples of README.md, compiled and run with the tests.

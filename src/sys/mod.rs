@@ -2,6 +2,7 @@
 //!
 //! Not here: reading, which any floor may do, and the database, which SQLite does itself.
 
+pub(crate) mod cache;
 pub(crate) mod dirs;
 pub(crate) mod lock;
 pub(crate) mod mount;

@@ -48,6 +48,10 @@ impl FileSystem {
 
     /// Sets what is open as `fd`, which may have no path.
     pub(crate) fn set_open(&self, key: &str, fd: OwnedFd) -> Result<()> {
+        // The mount table will show the descriptor's number: it says at least whose mount that is.
+        if self.kind == "overlay" && self.held.borrow().is_empty() {
+            self.set("source", super::mounts::NAMELESS)?;
+        }
         self.set(key, &format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         self.held.borrow_mut().push(fd);
         Ok(())

@@ -88,9 +88,13 @@ pub(crate) enum Command {
     Run(Run),
     Commit(Commit),
     Additional(Additional),
-    /// Show which drivers work here, and what the others lack
+    /// Show which drivers work here, what the others lack, and how packs are read
     #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
-    Doctor,
+    Doctor {
+        /// Whether erofs mounts read packs past the page cache: auto, on or off
+        #[arg(long, value_name = "WHEN", default_value = "auto", env = "LAYERSTORE_DIRECT_IO")]
+        direct_io: layerstore::DirectIo,
+    },
     Why(Why),
     Bench(Bench),
     Usage(Usage),

@@ -5,7 +5,6 @@ mod commands;
 mod context;
 mod errors;
 mod interrupt;
-mod mounted;
 mod names;
 mod output;
 mod progress;
@@ -67,7 +66,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Diff(args) => commands::diff::run(context, &args),
         Command::Commit(args) => commands::commit::run(context, &args),
         Command::Additional(args) => commands::additional::run(context, &args),
-        Command::Doctor => commands::doctor::run(context),
+        Command::Doctor { direct_io } => commands::doctor::run(context, direct_io),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -1,8 +1,9 @@
 //! Arguments of the commands that compose, mount and commit.
 
 use crate::commands::run::capabilities;
+use clap::builder::BoolishValueParser;
 use clap::{Args, Subcommand, ValueHint};
-use layerstore::DriverKind;
+use layerstore::{DirectIo, DriverKind};
 use std::path::PathBuf;
 
 /// Whose snapshots they are where nobody says.
@@ -14,6 +15,12 @@ pub(crate) struct Snapshots {
     /// How layers become directories: auto, erofs, overlay or copy
     #[arg(long, value_name = "DRIVER", default_value = "auto", env = "LAYERSTORE_DRIVER")]
     pub(crate) driver: DriverKind,
+    /// Whether erofs mounts read packs past the page cache: auto (where the kernel is known to be safe), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", env = "LAYERSTORE_DIRECT_IO")]
+    pub(crate) direct_io: DirectIo,
+    /// Keep no compressed blocks of erofs mounts in memory: less memory, more reads; only where content is stored with zstd
+    #[arg(long, env = "LAYERSTORE_DROP_COMPRESSED", value_parser = BoolishValueParser::new())]
+    pub(crate) drop_compressed: bool,
     /// Whose snapshots: keys of different namespaces do not see each other
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub(crate) namespace: String,
@@ -56,6 +63,9 @@ pub(crate) enum SnapshotCommand {
         /// Their keys
         #[arg(required = true)]
         keys: Vec<String>,
+        /// Remove them even if they are mounted; what was written to them is lost when they are unmounted
+        #[arg(long)]
+        force: bool,
     },
     /// List snapshots
     #[command(after_help = "EXAMPLES:\n  layerstore snapshot ls --filter kind==active")]
@@ -118,13 +128,17 @@ pub(crate) struct MountArgs {
 
 /// Unmount what `layerstore mount` mounted
 ///
-/// The snapshot of a writable mount stays, to be committed or removed; that of a read-only mount goes.
+/// The snapshot of a writable mount stays, to be committed or removed; that of a read-only mount goes. With --all nothing
+/// of the store stays mounted, so that its directory can be moved or removed.
 #[derive(Args)]
-#[command(after_help = "EXAMPLES:\n  layerstore umount /mnt")]
+#[command(after_help = "EXAMPLES:\n  layerstore umount /mnt\n  layerstore umount --all")]
 pub(crate) struct Umount {
     /// Where it is mounted
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) dir: PathBuf,
+    #[arg(value_hint = ValueHint::DirPath, required_unless_present = "all")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Unmount all that is mounted from the store, what snapshots share in the store's own directory included
+    #[arg(long, conflicts_with = "dir")]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) common: Snapshots,
 }

@@ -4,6 +4,8 @@ mod demo;
 mod errors;
 mod images;
 mod layers;
+#[path = "../../../../tests/support/needs.rs"]
+mod needs;
 mod run;
 mod snapshots;
 mod streams;

@@ -1,5 +1,6 @@
 //! Images mounted, changed and committed. Mounts need root, and are made in a mount namespace of the test's own.
 
+use crate::needs;
 use crate::support::{Place, file, header, with_layout};
 use std::fs;
 use std::process::Command;
@@ -11,16 +12,23 @@ fn with_image() -> Place {
     place
 }
 
+/// Programs that scripts use besides those of coreutils.
+const USED: [&str; 6] = ["find", "grep", "mount", "mountpoint", "sed", "tar"];
+
 /// Runs a script in which `$L` is the binary, in a mount namespace of its own; `false` without root.
 pub(crate) fn script(place: &Place, name: &str, script: &str) -> bool {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: {name}: mounting needs root");
+    let used = USED.iter().filter(|program| script.contains(*program)).copied();
+    let programs: Vec<&str> = ["sh", "unshare"].into_iter().chain(used).collect();
+    if !needs::root(name) || !needs::programs(name, &programs) {
         return false;
     }
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--propagation", "private", "sh", "-exc", script]).current_dir(place.dir.path());
-    unshare.env("L", env!("CARGO_BIN_EXE_layerstore")).env("LAYERSTORE_STORE", place.path("store"));
-    let output = unshare.output().expect("unshare runs");
+    let mut shell = Command::new("sh");
+    shell.args(["-exc", script]).current_dir(place.dir.path());
+    shell.env("L", env!("CARGO_BIN_EXE_layerstore")).env("LAYERSTORE_STORE", place.path("store"));
+    let output = match needs::own_mounts(&mut shell).output() {
+        Err(e) if needs::refused(&e) => return needs::skip(name, format!("mounts of its own: {e}")),
+        output => output.expect("sh runs"),
+    };
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     true
@@ -163,8 +171,7 @@ fn extract_needs_nothing_mounted() {
     let place = with_image();
     let out = &place.json(&["extract", "app:1", "root"])[0];
     assert!(out["files"].as_u64().is_some_and(|n| n > 0), "{out}");
-    let found = Command::new("find").arg(place.path("root")).args(["-name", "one"]).output().expect("find runs");
-    assert!(!found.stdout.is_empty());
+    assert!(holds(&place.path("root"), "one"));
     assert_eq!(place.fails(&["extract", "app:1", "root"]).0, 4);
 }
 
@@ -190,6 +197,13 @@ fn umount_ends_the_stores_mounts_alone() {
         $L --store store umount m; $L --store store umount n
         "#,
     );
+}
+
+/// Whether there is a file of this name below `dir`.
+fn holds(dir: &std::path::Path, name: &str) -> bool {
+    fs::read_dir(dir).expect("a directory").map(|found| found.expect("a file").path()).any(|path| {
+        path.file_name().is_some_and(|n| n == name) || (path.is_dir() && !path.is_symlink() && holds(&path, name))
+    })
 }
 
 /// An image of one layer, with more in its configuration.
@@ -253,6 +267,12 @@ fn doctor_tells_of_every_driver() {
     assert_eq!(drivers.iter().filter(|d| d["auto"] == true).count(), 1);
     assert!(drivers.iter().all(|d| d["works"] == true || d["reason"].is_string()));
     assert_eq!(fs::read_dir(place.dir.path()).expect("read").count(), 0, "it makes no store");
+    for (value, used) in [("on", true), ("off", false)] {
+        let decision = &place.json(&["doctor", "--direct-io", value])[0]["direct_io"];
+        assert!(decision["used"] == used && decision["reason"].is_string(), "{decision}");
+    }
+    assert!(place.text(&["doctor", "--direct-io", "off"]).contains("do not read packs past the page cache: "));
+    assert_eq!(place.run(&["doctor", "--direct-io", "maybe"]).status.code(), Some(2));
 }
 
 #[test]
