@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow, Store, chain_ids};
 use crate::sys::mount::is_mount_point;
-use crate::sys::publish::{io_error, sync_dir};
+use crate::sys::publish::io_error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -325,7 +325,8 @@ impl Snapshotter {
             }
             let n = change.put_snapshot(&row)?;
             let dir = self.snapshot_dir(n);
-            // A crash between the rename and the transaction's end leaves a directory whose number is used again.
+            // A crash between the rename and the transaction's end leaves a directory whose number is used again. No row
+            // that is on disk ever had this number, so what goes is nobody's.
             match fs::remove_dir_all(&dir) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(io_error("remove abandoned", &dir, e));
@@ -334,13 +335,11 @@ impl Snapshotter {
             }
             fs::rename(draft, &dir).map_err(|e| io_error("rename into place", &dir, e))?;
             // What is in it before its name; a journal does both at once. A whole tree was synced with all it has.
-            if row.form != Form::Whole.to_u8() {
-                sync_dir(&dir)?;
-            }
-            sync_dir(&self.store.path().join("snapshots"))?;
+            let content = (row.form != Form::Whole.to_u8()).then_some(&*dir);
+            change.sync_at_end(content, &self.store.path().join("snapshots"));
             Ok(Some(n))
         };
-        let n = self.store.with_index(|index| index.write(insert))?;
+        let n = self.store.with_index(|index| index.write_together(insert))?;
         Ok(n.map(|n| SnapshotRow { n, ..row }))
     }
 
