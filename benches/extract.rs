@@ -1,7 +1,7 @@
 //! Extracting whole images, against what others need for the same trees: ratios in one run.
 //!
-//! `LAYERSTORE_BENCH_IMAGES=layout[:layout...] cargo bench --features internals --bench extract`, as root. All is done
-//! below `LAYERSTORE_BENCH_DIR`, or else the temporary directory; a RAM-backed file system measures the program and not
+//! `LAYERSTORE_BENCH_IMAGES=layout[:layout...] cargo bench --bench extract`, as root; without images, one is made of the
+//! machine's own files. All is done below `LAYERSTORE_BENCH_DIR`, or else below target/; a RAM-backed file system measures the program and not
 //! the disk. Each round does in turn, and waits until all is on disk:
 //! - `bsdtar -xzpf` of the image's gzip blobs, all layers at a time;
 //! - the layers extracted as overlay's lower directories;
@@ -15,18 +15,28 @@ use layerstore::{Digest, ExtractOptions, ImageSource, ImportOptions, Selector, S
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
-use support::{ROUNDS, source};
+use support::{ROUNDS, needs, source};
 
 fn main() {
-    let Some((layouts, base)) = support::images() else { return };
+    if !needs::root("extract") {
+        return;
+    }
+    let with = Others { bsdtar: needs::programs("bsdtar", &["bsdtar"]), cp: needs::programs("cp -a", &["cp"]) };
+    let images = support::images();
     println!("{ROUNDS} rounds, medians, seconds");
     println!("image            files   MB  bsdtar  lowers  ratio  cp -a  ratio  whole tree");
-    for layout in layouts {
-        measure(&layout, &base);
+    for layout in &images.layouts {
+        measure(layout, &images.base, &with);
     }
 }
 
-fn measure(layout: &Path, base: &Path) {
+/// What else is installed to compare with; the others' columns are NaN.
+struct Others {
+    bsdtar: bool,
+    cp: bool,
+}
+
+fn measure(layout: &Path, base: &Path, with: &Others) {
     let source = source(layout);
     let dir = tempfile::tempdir_in(base).expect("a directory");
     let store = Store::open(dir.path().join("store")).expect("a new store");
@@ -38,14 +48,24 @@ fn measure(layout: &Path, base: &Path) {
     let mut report = Default::default();
     for _ in 0..ROUNDS {
         let at = |name: &str| dir.path().join(name);
-        let bsdtar = timed(&at("bsdtar"), || unpack(&blobs, &at("bsdtar")));
-        remove(&at("bsdtar"));
+        let bsdtar = if with.bsdtar {
+            let took = timed(&at("bsdtar"), || unpack(&blobs, &at("bsdtar")));
+            remove(&at("bsdtar"));
+            took
+        } else {
+            f64::NAN
+        };
         let lowers = timed(&at("lowers"), || {
             report = layer_directories(&store, &layers, &at("lowers"), &options).expect("extracts");
         });
-        let copy = timed(&at("copy"), || run(Command::new("cp").arg("-a").arg(at("lowers")).arg(at("copy"))));
+        let copy = if with.cp {
+            let took = timed(&at("copy"), || run(Command::new("cp").arg("-a").arg(at("lowers")).arg(at("copy"))));
+            remove(&at("copy"));
+            took
+        } else {
+            f64::NAN
+        };
         remove(&at("lowers"));
-        remove(&at("copy"));
         let whole = timed(&at("whole"), || {
             store.extract(&layers, &at("whole/tree"), &options, &()).expect("extracts");
         });

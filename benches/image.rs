@@ -1,7 +1,7 @@
 //! Importing whole images against decompressing their blobs, and exporting their layers: ratios in one run.
 //!
-//! `LAYERSTORE_BENCH_IMAGES=layout[:layout...] cargo bench --bench image`. The stores are made below `LAYERSTORE_BENCH_DIR`,
-//! or else the temporary directory; a RAM-backed file system measures the program and not the disk. Decompressing is
+//! `LAYERSTORE_BENCH_IMAGES=layout[:layout...] cargo bench --bench image`; without images, one is made of the machine's
+//! own files. The stores are made below `LAYERSTORE_BENCH_DIR`, or else below target/; a RAM-backed file system measures the program and not the disk. Decompressing is
 //! done with the same libraries, on one thread, reading the same files; of zstd blobs it counts hashing the tars too. Each round
 //! does all of it in turn; medians are printed.
 
@@ -13,12 +13,12 @@ use std::path::Path;
 use support::{ROUNDS, decompress, peak_rss, source, timed};
 
 fn main() {
-    let Some((layouts, base)) = support::images() else { return };
+    let images = support::images();
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     println!("{threads} threads, {ROUNDS} rounds, medians");
     println!("image            tar MB   unpack s  import s  ratio  stored MB  export MB/s  again s");
-    for layout in layouts {
-        measure(&layout, &base, threads);
+    for layout in &images.layouts {
+        measure(layout, &images.base, threads);
     }
     println!("peak memory of this process: {} MB", peak_rss() / 1000);
 }

@@ -1,7 +1,8 @@
 //! What it costs that a store has much already: ratios in one run.
 //!
-//! `LAYERSTORE_BENCH_IMAGES=layout:layout cargo bench --features internals --bench scale`, two versions of an image, the
-//! later one last. All is done below `LAYERSTORE_BENCH_DIR`, or else the temporary directory.
+//! `LAYERSTORE_BENCH_IMAGES=layout:layout cargo bench --bench scale`, two versions of an image, the later one last.
+//! Without them, two versions are made of the machine's own files. All is done below `LAYERSTORE_BENCH_DIR`, or else
+//! below target/.
 //! `LAYERSTORE_BENCH_CHUNKS` is how many made-up chunks the full index has (10,000,000, for which it takes 1.2 GB).
 //! - importing the first image into an empty store, and into one whose index is full;
 //! - importing the second image when the first is there, against inflating its blobs;
@@ -18,13 +19,13 @@ use std::path::Path;
 use support::{ROUNDS, decompress, median, peak_rss, source, timed};
 
 fn main() {
-    let Some((layouts, base)) = support::images() else { return };
-    let [first, .., second] = &layouts[..] else { return println!("skipped: two images are needed") };
+    let images = support::images();
+    let [first, .., second] = &images.layouts[..] else { return println!("skipped: two images are needed") };
     let chunks = std::env::var("LAYERSTORE_BENCH_CHUNKS").ok().map_or(10_000_000, |n| n.parse().expect("a number"));
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     println!("{threads} threads, {ROUNDS} rounds, medians");
-    versions(first, second, &base, threads);
-    full_index(first, &base, chunks);
+    versions(first, second, &images.base, threads);
+    full_index(first, &images.base, chunks);
 }
 
 fn import(store: &Store, layout: &Path, name: &str) -> f64 {
@@ -84,8 +85,7 @@ fn full_index(layout: &Path, base: &Path, chunks: u64) {
         // Every round has to find the image new, and the same full index.
         let copy = dir.path().join("copy");
         let _ = fs::remove_dir_all(&copy);
-        let run = std::process::Command::new("cp").arg("-a").arg(&full).arg(&copy).status();
-        assert!(run.expect("cp is installed").success());
+        support::copy::copy_tree(&full, &copy);
         let store = Store::open(&copy).expect("a store");
         let among = import(&store, layout, "image");
         rounds.push(alone / among);

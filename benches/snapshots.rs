@@ -2,7 +2,7 @@
 //! and preparing and mounting one on chains of 1 and of 490 layers. Ratios in one run.
 //!
 //! `cargo bench --bench snapshots`, as root, best in a mount namespace of its own (`unshare -m`). All is done below
-//! `LAYERSTORE_BENCH_DIR`, which is not to be on tmpfs, or else the temporary directory; a RAM-backed file system measures
+//! `LAYERSTORE_BENCH_DIR`, which is not to be on tmpfs, or else below target/; a RAM-backed file system measures
 //! the program and not the disk.
 //!
 //! The files committed are 10,000 in 100 directories, 0 to 8 KiB of words with a number in each, so that none is like
@@ -20,13 +20,16 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{ROUNDS, base, median, timed};
+use support::{ROUNDS, base, median, needs, timed};
 
 const FILES: usize = 10_000;
 /// The most layers that a kernel mounts by `lowerdir+` are 500; ten are left to whoever mounts more on top.
 const DEPTHS: [usize; 2] = [1, 490];
 
 fn main() {
+    if !needs::root("snapshots") || !needs::programs("snapshots", &["sh", "tar", "sha256sum"]) {
+        return;
+    }
     let dir = tempfile::tempdir_in(base()).expect("a directory");
     commits(dir.path());
     depths(dir.path());

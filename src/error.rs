@@ -3,6 +3,7 @@
 //! Callers decide by [`Error::kind`]; people read the rest. An error names its subject (which layer, entry, file),
 //! says what was expected and what was found where both are known, and keeps its cause as `source()`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// What every fallible function of this crate returns.
@@ -111,7 +112,7 @@ impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
-            message: message.into(),
+            message: printable(&message.into()).into_owned(),
             subjects: Vec::new(),
             expected: None,
             actual: None,
@@ -148,21 +149,21 @@ impl Error {
     /// Names what was being worked on. Called again further out, the outer subject comes first.
     #[must_use]
     pub fn subject(mut self, subject: impl fmt::Display) -> Self {
-        self.0.subjects.insert(0, escape(&subject.to_string()));
+        self.0.subjects.insert(0, printable(&subject.to_string()).into_owned());
         self
     }
 
     /// What should have been there.
     #[must_use]
     pub fn expected(mut self, expected: impl fmt::Display) -> Self {
-        self.0.expected = Some(escape(&expected.to_string()));
+        self.0.expected = Some(printable(&expected.to_string()).into_owned());
         self
     }
 
     /// What was there.
     #[must_use]
     pub fn actual(mut self, actual: impl fmt::Display) -> Self {
-        self.0.actual = Some(escape(&actual.to_string()));
+        self.0.actual = Some(printable(&actual.to_string()).into_owned());
         self
     }
 
@@ -211,9 +212,31 @@ impl Error {
     }
 }
 
-/// Control characters from untrusted names must not reach a terminal.
-fn escape(text: &str) -> String {
-    if text.chars().any(char::is_control) { text.escape_debug().to_string() } else { text.to_owned() }
+/// Text that may come from outside, for a terminal or a log: what controls a terminal (C0 and C1 control characters,
+/// newlines among them) and what reorders or hides text (bidirectional and invisible characters) becomes an escape such as
+/// `\u{1b}`. Text that was escaped once stays as it is.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unprintable) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_unprintable(c) {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Whether a terminal would do something else than show this character in its place.
+pub fn is_unprintable(c: char) -> bool {
+    let invisible = matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    );
+    c.is_control() || invisible
 }
 
 impl fmt::Display for Error {
@@ -233,10 +256,13 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What others say of the cause is not escaped yet.
+        let source = self.0.source.as_ref().map(|source| format!("{source:?}"));
+        let source = source.as_deref().map(printable);
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("message", &format_args!("{self}"))
-            .field("source", &self.0.source)
+            .field("source", &format_args!("{}", source.as_deref().unwrap_or("None")))
             .finish()
     }
 }
@@ -282,9 +308,23 @@ mod tests {
             .subject("layer 1")
             .expected("no '..'")
             .actual("..");
-        let escaped = "layer 1: entry \\\"a\\u{1b}\\\": path leaves the root (expected no '..', found ..)";
+        let escaped = "layer 1: entry \"a\\u{1b}\": path leaves the root (expected no '..', found ..)";
         assert_eq!(e.to_string(), escaped);
         assert_eq!(std::mem::size_of::<Error>(), std::mem::size_of::<usize>());
+    }
+
+    #[test]
+    fn nothing_from_outside_reaches_a_terminal_wherever_it_stands_in_an_error() {
+        let hostile = "x\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{2066}\u{200b}\n\u{7f}";
+        let io = std::io::Error::other(hostile);
+        let inner = Error::io(format!("cannot run {hostile}"), io);
+        let e = Error::invalid(hostile).subject(hostile).expected(hostile).actual(&inner).source(inner);
+        for text in [e.to_string(), format!("{e:?}"), format!("{e:#?}").replace('\n', "")] {
+            assert!(!text.chars().any(is_unprintable), "{text:?}");
+        }
+        assert_eq!(printable("a\\u{1b} \u{1b}"), "a\\u{1b} \\u{1b}", "escaped once");
+        let twice = Error::invalid(Error::invalid(hostile).to_string());
+        assert_eq!(twice.message(), Error::invalid(hostile).message());
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub use codec::chunk::Compress;
 pub use codec::media::Compression;
 pub use codec::writer::BlobWriter;
 pub use digest::{Digest, Hasher, OciDigest};
-pub use error::{Advice, Error, ErrorKind, Result};
+pub use error::{Advice, Error, ErrorKind, Result, is_unprintable, printable};
 pub use format::entry::{DataRange, Entry, EntryKind, Time, Whiteout, Xattr};
 pub use format::item::Extent;
 pub use format::params::Chunking;
@@ -99,15 +99,17 @@ pub use layer::{
 pub use limits::Limits;
 pub use observe::{Event, Observer};
 pub use snapshot::{
-    Absorbed, CommitOptions, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels, Loss, Lost, Mount, NotAbsorbed,
-    SnapshotFilter, SnapshotInfo, SnapshotKind, SnapshotUsage, Snapshotter, SnapshotterOptions, mount_all, unmount,
+    Absorbed, CommitOptions, DirectIo, DirectIoDecision, DriverKind, ExtractOptions, ExtractReport, IdMap, Labels,
+    Loss, Lost, Mount, MountPoint, Mounted, NotAbsorbed, RemoveOptions, SnapshotFilter, SnapshotInfo, SnapshotKind,
+    SnapshotUsage, Snapshotter, SnapshotterOptions, UnmountReport, can_mount, mount_all, unmount,
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
+pub use sys::cache::ReadOnce;
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,
-    ImageUsage, Keeper, PartOfChunk, RebuildOptions, RebuildReport, RecompressOptions, RecompressReport, RepairOptions,
-    RepairReport, RepairSource, Usage, UsageByImage,
+    ImageUsage, Keeper, Kept, PartOfChunk, RebuildOptions, RebuildReport, RecompressOptions, RecompressReport,
+    RepairOptions, RepairReport, RepairSource, Usage, UsageByImage,
 };
 
 /// The examples of README.md, compiled and run with the tests.

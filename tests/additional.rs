@@ -96,3 +96,99 @@ fn a_layer_that_is_twice_in_an_image_is_not_listed() {
     assert_eq!(added.layers.iter().map(|l| l.diff_id).collect::<Vec<_>>(), app.layers[1..2]);
     assert_eq!(fs::read_dir(&added.dir).expect("there").count(), 1);
 }
+
+/// Whoever may write to the directory of listings puts something in the way, at each level. What it leads to stays as it
+/// is, and so does what no listing made.
+#[test]
+fn what_others_put_into_the_directory_is_neither_followed_nor_removed() {
+    use std::os::unix::fs::symlink;
+    if !namespaced("what_others_put_into_the_directory_is_neither_followed_nor_removed") {
+        return;
+    }
+    let disk = support::disk_dir();
+    let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
+    let app = image(&store, disk.path(), &[Layer::new().file("a", b"a").tar()], "app");
+    let (victim, dir) = (disk.path().join("victim"), disk.path().join("additional"));
+    fs::create_dir_all(victim.join("precious")).expect("made");
+    fs::write(victim.join("precious/info"), "mine").expect("written");
+    let layers = AdditionalLayers::open(store, &dir).expect("opens");
+    let reference = "localhost/app";
+    let add = || layers.add(&app, reference, &Default::default(), &());
+    let added = add().expect("lists");
+    let layer = added.dir.join(added.layers[0].blob.to_string());
+    let untouched = |after: &str| {
+        assert_eq!(fs::read(victim.join("precious/info")).expect(after), b"mine", "{after}");
+        assert_eq!(fs::read_dir(&victim).expect(after).count(), 1, "{after}");
+    };
+
+    // The image's directory, and then that of the layer, become a symlink.
+    for at in [&added.dir, &layer] {
+        let aside = disk.path().join("aside");
+        fs::rename(at, &aside).expect("renamed");
+        symlink(if at == &layer { victim.join("precious") } else { victim.clone() }, at).expect("linked");
+        assert_eq!(add().expect_err("a symlink").kind(), ErrorKind::FailedPrecondition);
+        untouched("a symlink in the place of a directory");
+        fs::remove_file(at).expect("removed");
+        fs::rename(&aside, at).expect("renamed");
+    }
+    // A directory of somebody else.
+    std::os::unix::fs::chown(&layer, Some(65_534), Some(65_534)).expect("root");
+    assert_eq!(add().expect_err("of another user").kind(), ErrorKind::FailedPrecondition);
+    std::os::unix::fs::chown(&layer, Some(0), Some(0)).expect("root");
+
+    // Files: links, a second name and a FIFO give way; what they lead to is not written to.
+    let (info, blob) = (layer.join("info"), layer.join("blob"));
+    let good = fs::read(&info).expect("there");
+    let replace = |with: &dyn Fn(&Path)| {
+        for name in [&info, &blob, &layer.join(".new")] {
+            let _ = fs::remove_file(name);
+            with(name);
+        }
+        add().expect("lists");
+        assert_eq!(fs::read(&info).expect("there"), good);
+        assert!(fs::symlink_metadata(&blob).expect("there").is_file());
+        untouched("a file");
+    };
+    replace(&|name| symlink(victim.join("precious/info"), name).expect("linked"));
+    replace(&|name| fs::hard_link(victim.join("precious/info"), name).expect("linked"));
+    let fifo = rustix::fs::FileType::Fifo;
+    replace(&|name| {
+        rustix::fs::mknodat(rustix::fs::CWD, name, fifo, rustix::fs::Mode::RWXU, 0).expect("made");
+    });
+    fs::remove_file(layer.join("diff")).expect("there");
+    symlink(&victim, layer.join("diff")).expect("linked");
+    add().expect("lists");
+    assert_eq!(fs::read(layer.join("diff/a")).expect("of the layer"), b"a");
+
+    // Directories that no listing made stay, also those that are called as one.
+    let named_as_one = added.dir.join(Digest::of(b"other").to_string());
+    fs::create_dir_all(named_as_one.join("kept")).expect("made");
+    symlink(&victim, added.dir.join(Digest::of(b"link").to_string())).expect("linked");
+    fs::create_dir(added.dir.join("kept")).expect("made");
+    add().expect("lists");
+    assert!(named_as_one.join("kept").is_dir() && added.dir.join("kept").is_dir());
+    assert_eq!(layers.remove(reference).expect_err("things are left").kind(), ErrorKind::FailedPrecondition);
+    assert!(!layer.exists() && named_as_one.join("kept").is_dir() && added.dir.join("kept").is_dir());
+    assert!(layers.list().expect("lists").is_empty(), "it is listed no longer all the same");
+    untouched("removal");
+}
+
+#[test]
+fn the_directory_is_the_one_that_was_opened() {
+    if !namespaced("the_directory_is_the_one_that_was_opened") {
+        return;
+    }
+    let disk = support::disk_dir();
+    let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
+    let app = image(&store, disk.path(), &[Layer::new().file("a", b"a").tar()], "app");
+    let (dir, moved, victim) = (disk.path().join("dir"), disk.path().join("moved"), disk.path().join("victim"));
+    fs::create_dir(&victim).expect("made");
+    let layers = AdditionalLayers::open(store, &dir).expect("opens");
+    fs::rename(&dir, &moved).expect("renamed");
+    std::os::unix::fs::symlink(&victim, &dir).expect("linked");
+    layers.add(&app, "localhost/app", &Default::default(), &()).expect("lists");
+    layers.remove("localhost/app").expect("listed");
+    layers.add(&app, "localhost/app", &Default::default(), &()).expect("lists");
+    assert_eq!(fs::read_dir(&victim).expect("there").count(), 0);
+    assert_eq!(fs::read_dir(&moved).expect("there").count(), 1);
+}

@@ -12,8 +12,8 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
+use support::copy::{copy_tree, move_tree};
 use support::listing::{differences, list};
 use support::{Random, disk_dir, export, namespaced, noise, words};
 
@@ -32,8 +32,7 @@ impl Place {
         let dir = disk_dir();
         let store = Arc::new(Store::open(dir.path().join("store")).expect("a store"));
         let open = |driver, namespace| {
-            let options = SnapshotterOptions::default().driver(driver).namespace(namespace);
-            Snapshotter::open(store.clone(), &options).expect("the driver works here")
+            support::layers::open(store.clone(), driver, &SnapshotterOptions::default().namespace(namespace))
         };
         let (snapshots, copies) = (open(DriverKind::Erofs, "mounts"), open(DriverKind::Copy, "copies"));
         Self { dir, store, snapshots, copies }
@@ -56,7 +55,7 @@ impl Place {
         fs::create_dir(&copy).expect("made");
         let seen = self.inside(&mounts, |root| {
             work(root);
-            copy_all(root, &copy);
+            copy_tree(root, &copy);
             list(root)
         });
         let layer = self.snapshots.commit(name, &key, &CommitOptions::default(), &()).expect("commits");
@@ -79,7 +78,7 @@ impl Place {
             if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
                 .expect("removed");
         }
-        copy_all(copy, root);
+        copy_tree(copy, root);
         let made = self.copies.commit(&format!("{name}-copied"), &key, &CommitOptions::default(), &());
         self.copies.commit_layer(name, parent, layer, &Labels::new()).expect("commits");
         made.expect("commits").expect("a layer")
@@ -106,17 +105,10 @@ impl Place {
         assert_eq!(differences(there, &self.inside(&mounts, list)), [""; 0], "{name}: elsewhere");
         snapshots.remove("view").expect("removes");
         // Nothing below is to stay mounted.
-        let _ = Command::new("sh")
-            .arg("-c")
-            .arg(format!("umount {}/{name}-store/mounts/*", self.dir.path().display()))
-            .status();
+        for found in fs::read_dir(self.dir.path().join(format!("{name}-store/mounts"))).expect("read") {
+            let _ = layerstore::unmount(&found.expect("found").path());
+        }
     }
-}
-
-fn copy_all(from: &Path, to: &Path) {
-    let from = from.join(".");
-    let status = Command::new("cp").args(["-a", "--"]).arg(from).arg(to).status().expect("cp runs");
-    assert!(status.success());
 }
 
 fn xattr(path: impl AsRef<Path>, name: &str, value: &[u8]) {
@@ -196,10 +188,8 @@ fn settle_times(root: &Path) {
 
 fn changes(root: &Path) {
     // Renamed directories, within one and across.
-    if fs::rename(root.join("opt/app"), root.join("opt/moved")).is_err() {
-        shell(root, "mv opt/app opt/moved");
-    }
-    shell(root, "mv usr/lib/deep/er var/er");
+    move_tree(&root.join("opt/app"), &root.join("opt/moved")).expect("moved");
+    move_tree(&root.join("usr/lib/deep/er"), &root.join("var/er")).expect("moved");
     write(root.join("var/er/new"), "new");
     // Attributes only, of a large file too.
     mode(root.join("usr/lib/large"), 0o600);
@@ -234,11 +224,6 @@ fn changes(root: &Path) {
     sparse.write_all_at(b"end", 3 << 20).expect("written");
     sparse.write_all_at(b"middle", 1 << 20).expect("written");
     sparse.set_len(5 << 20).expect("grown");
-}
-
-fn shell(root: &Path, command: &str) {
-    let status = Command::new("sh").args(["-ec", command]).current_dir(root).status().expect("sh runs");
-    assert!(status.success(), "{command}");
 }
 
 /// Random work in random overlays, layer upon layer: `step` compares each with what was seen and with a whole copy.
@@ -277,7 +262,7 @@ fn random_change(root: &Path, random: &mut Random) -> bool {
         6 => fs::remove_dir_all(&path).is_ok(),
         7 => fs::rename(&path, &other).is_ok(),
         // As `mv` does where a directory of a lower layer cannot be renamed.
-        8 => Command::new("mv").args(["-T"]).args([&path, &other]).output().is_ok_and(|out| out.status.success()),
+        8 => move_tree(&path, &other).is_ok(),
         9 => fs::hard_link(&path, &other).is_ok(),
         10 => symlink(random.of(&["a", "../b", "/c/a"]), &path).is_ok(),
         11 => !path.is_symlink() && fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).is_ok(),

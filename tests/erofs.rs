@@ -359,6 +359,7 @@ fn run_programs(mounted: &Path) -> Vec<&'static str> {
     let there = |program: &str| mounted.join("usr/bin").join(program).exists();
     let found = programs.into_iter().filter(|(command, _)| there(command[0]));
     found
+        .filter(|_| support::needs::programs("programs of images", &["chroot"]))
         .map(|(command, says)| {
             let out = Command::new("chroot").arg(mounted).args(command).output().expect("chroot runs");
             let text = String::from_utf8_lossy(&out.stdout);

@@ -6,7 +6,7 @@ mod support;
 
 use layerstore::{
     CreateOptions, Digest, DriverKind, EntryKind, ErrorKind, Event, ExtractOptions, IdMap, Labels, Lost, Observer,
-    Snapshotter, SnapshotterOptions, Store,
+    SnapshotterOptions, Store,
 };
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -15,19 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use support::layers::{Layer, assert_same, commit_chain, everything, expected, snapshotter, xattr};
 use support::listing::{differences, list};
-use support::{Random, namespaced, noise, store};
-
-fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("skipped: {test}: owners and devices need root");
-    }
-    root
-}
+use support::{Random, namespaced, needs, noise, store};
 
 #[test]
 fn everything_is_as_the_layer_says() {
-    if !is_root("everything_is_as_the_layer_says") {
+    if !needs::root("everything_is_as_the_layer_says") {
         return;
     }
     let (_dir, store) = store();
@@ -48,7 +40,7 @@ fn everything_is_as_the_layer_says() {
 /// An umask, a set-group-ID parent and default access control lists change nothing.
 #[test]
 fn surroundings_do_not_show() {
-    if !is_root("surroundings_do_not_show") {
+    if !needs::root("surroundings_do_not_show") {
         return;
     }
     let (_dir, store) = store();
@@ -154,7 +146,7 @@ fn attributes_too_large_for_the_file_system_are_told() {
     let mut want = expected(&store, &[layer]);
     want.values_mut().for_each(|line| drop(line.xattrs.remove("user.big")));
     assert_same(&want, &list(&disk.path().join("tree")));
-    if !is_root("attributes_too_large_for_the_file_system_are_told by drivers") {
+    if !needs::root("attributes_too_large_for_the_file_system_are_told by drivers") {
         return;
     }
     // Drivers do with it as with all that cannot be set.
@@ -193,7 +185,7 @@ fn symlinks_lead_nowhere() {
 /// As another user: what cannot be set is told, the rest is as it should be.
 #[test]
 fn without_privileges_losses_are_told() {
-    if !is_root("without_privileges_losses_are_told") {
+    if !needs::root("without_privileges_losses_are_told") {
         return;
     }
     let name = "without_privileges_losses_are_told";
@@ -266,7 +258,7 @@ fn unprivileged(dir: &Path) {
 /// Users of the image become others, as in a user namespace.
 #[test]
 fn ids_are_mapped() {
-    if !is_root("ids_are_mapped") {
+    if !needs::root("ids_are_mapped") {
         return;
     }
     let (dir, store) = store();
@@ -295,8 +287,7 @@ fn random_stacks_are_the_same_however_they_are_had() {
     let disk = support::disk_dir();
     let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
     let drivers = [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy].map(|driver| {
-        let options = SnapshotterOptions::default().driver(driver).namespace(driver.as_str());
-        Snapshotter::open(store.clone(), &options).expect("the driver works here")
+        support::layers::open(store.clone(), driver, &SnapshotterOptions::default().namespace(driver.as_str()))
     });
     let mut random = Random::new("stacks");
     let (mut stacks, mut names) = (0, 0);
@@ -355,24 +346,15 @@ fn overlays_work_in_a_user_namespace() {
     let name = "overlays_work_in_a_user_namespace";
     const INSIDE: &str = "LAYERSTORE_TEST_USER_NAMESPACE";
     if std::env::var_os(INSIDE).is_none() {
-        let mut unshare = std::process::Command::new("unshare");
-        unshare.args(["--user", "--map-root-user", "--mount", "--propagation", "private"]);
-        if !unshare.arg("true").output().is_ok_and(|out| out.status.success()) {
-            return println!("skipped: {name}: no user namespaces here");
-        }
-        let mut unshare = std::process::Command::new("unshare");
-        unshare.args(["--user", "--map-root-user", "--mount", "--propagation", "private"]);
-        unshare.arg(std::env::current_exe().expect("a test binary")).args(["--exact", name, "--nocapture"]);
-        let output = unshare.env(INSIDE, "yes").output().expect("unshare runs");
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        return assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return needs::run_again(name, "a user namespace with mounts of its own", |command| {
+            needs::own_mounts(needs::as_root_of_own_users(command)).env(INSIDE, "yes");
+        });
     }
     let disk = support::disk_dir();
     let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
     let lower = Layer::new().dir("d", 0o755).file("d/a", b"1").file("d/b", b"2").file("e/f", b"3").put(&store);
     let upper = Layer::new().file("d/.wh..wh..opq", b"").file("d/c", b"4").file("e/.wh.f", b"").put(&store);
-    let options = SnapshotterOptions::default().driver(DriverKind::Overlay);
-    let snapshots = Snapshotter::open(store.clone(), &options).expect("overlayfs");
+    let snapshots = support::layers::open(store.clone(), DriverKind::Overlay, &SnapshotterOptions::default());
     snapshots.commit_layer("1", None, &lower, &Labels::new()).expect("commits");
     snapshots.commit_layer("2", Some("1"), &upper, &Labels::new()).expect("commits");
     let mounts = snapshots.prepare("work", Some("2"), &Labels::new(), &()).expect("prepares");
@@ -388,15 +370,27 @@ fn overlays_work_in_a_user_namespace() {
 /// A process in a user namespace of its own whose users 0 to 65535 are `first` and following outside.
 struct UserNamespace(std::process::Child);
 
+/// What holds a [`UserNamespace`]: it ends when its input does. As a test it does nothing.
+#[test]
+fn a_holder() {
+    if std::env::var_os(HOLDER).is_some() {
+        std::io::stdin().lines().for_each(drop);
+    }
+}
+
+const HOLDER: &str = "LAYERSTORE_TEST_HOLDER";
+
 impl UserNamespace {
+    /// Leaves the test off where there are no user namespaces.
     fn new(first: u32) -> Self {
-        let mut child = std::process::Command::new("unshare");
-        child.args(["--user", "sleep", "1000"]);
-        let child = Self(child.spawn().expect("unshare runs"));
-        let own = fs::read_link("/proc/self/ns/user").expect("procfs");
-        while fs::read_link(format!("/proc/{}/ns/user", child.0.id())).expect("procfs") == own {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        use std::process::{Command, Stdio};
+        let mut holder = Command::new(std::env::current_exe().expect("a test binary"));
+        holder.args(["--exact", "a_holder", "--nocapture"]).env(HOLDER, "yes");
+        holder.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = match needs::own_users(&mut holder).spawn() {
+            Err(e) if needs::refused(&e) => needs::leave_off(format!("a user namespace, which is refused here: {e}")),
+            child => Self(child.expect("this test runs")),
+        };
         for map in ["uid_map", "gid_map"] {
             fs::write(format!("/proc/{}/{map}", child.0.id()), format!("0 {first} 65536")).expect("root");
         }
@@ -426,8 +420,7 @@ fn mounts_map_ids() {
     let store = Arc::new(Store::open(disk.path().join("store")).expect("a store"));
     let one = Layer::new().file("f", b"1").entry("g", EntryKind::Fifo, |e| e.uid = 7, b"").put(&store);
     let two = Layer::new().file("h", b"2").put(&store);
-    let options = SnapshotterOptions::default().driver(DriverKind::Overlay);
-    let snapshots = Snapshotter::open(store, &options).expect("overlayfs");
+    let snapshots = support::layers::open(store, DriverKind::Overlay, &SnapshotterOptions::default());
     snapshots.commit_layer("1", None, &one, &Labels::new()).expect("commits");
     snapshots.commit_layer("2", Some("1"), &two, &Labels::new()).expect("commits");
     let namespace = UserNamespace::new(100_000);
@@ -464,8 +457,7 @@ fn long_paths_are_mounted() {
     fs::create_dir_all(&deep).expect("fresh");
     let store = Arc::new(Store::open(deep.join("store")).expect("a store"));
     let layers = ["a", "b", "c"].map(|name| Layer::new().file(name, name.as_bytes()).put(&store));
-    let snapshots =
-        Snapshotter::open(store, &SnapshotterOptions::default().driver(DriverKind::Overlay)).expect("opens");
+    let snapshots = support::layers::open(store, DriverKind::Overlay, &SnapshotterOptions::default());
     let mut parent = None;
     for (name, layer) in ["1", "2", "3"].into_iter().zip(&layers) {
         snapshots.commit_layer(name, parent, layer, &Labels::new()).expect("commits");

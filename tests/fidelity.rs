@@ -5,14 +5,12 @@
 
 mod support;
 
-use layerstore::{
-    Detected, DriverKind, ImportOptions, Labels, Limits, Selector, Snapshotter, SnapshotterOptions, Store, detect,
-};
+use layerstore::{Detected, DriverKind, ImportOptions, Labels, Limits, Selector, SnapshotterOptions, Store, detect};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use support::listing::{Listing, differences, list};
-use support::namespaced;
+use support::{namespaced, needs};
 
 const DRIVERS: [DriverKind; 3] = [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy];
 
@@ -29,8 +27,8 @@ fn text(path: &Path) -> &str {
 
 /// The tree that a driver gives for the image called `image`.
 fn mounted(store: &Arc<Store>, dir: &Path, driver: DriverKind) -> Listing {
-    let options = SnapshotterOptions::default().driver(driver).namespace(driver.as_str());
-    let snapshots = Snapshotter::open(store.clone(), &options).expect("the driver works here");
+    let options = SnapshotterOptions::default().namespace(driver.as_str());
+    let snapshots = support::layers::open(store.clone(), driver, &options);
     let image = store.image("image").expect("the image");
     let top = snapshots.commit_image(&image, &()).expect("commits");
     let mounts = snapshots.view("view", top.as_deref(), &Labels::new(), &()).expect("views");
@@ -55,7 +53,7 @@ fn implied_root(store: &Store) -> bool {
 #[test]
 fn images_are_what_umoci_and_buildah_make_of_them() {
     let name = "images_are_what_umoci_and_buildah_make_of_them";
-    if !namespaced(name) {
+    if !needs::programs(name, &["umoci", "buildah"]) || !namespaced(name) {
         return;
     }
     for layout in support::test_images(name) {

@@ -12,9 +12,9 @@ use layerstore::{
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use support::copy::copy_tree;
 use support::layers::{Layer, commit_chain, everything, snapshotter};
 use support::sound::{Sound, read_all, sound, sound_of};
 use support::{import, namespaced, noise, words};
@@ -351,10 +351,6 @@ fn device(path: &Path, major: u32, minor: u32) {
     rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, rustix::fs::makedev(major, minor)).expect("a device");
 }
 
-fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs").success());
-}
-
 #[test]
 fn changes_of_extracted_directories_are_found() {
     if !namespaced("changes_of_extracted_directories_are_found") {
@@ -375,7 +371,7 @@ fn changes_of_extracted_directories_are_found() {
         let tree = store.path().join("trees").join(chain_id.hex());
         for (what, path, change) in changes {
             let backup = dir.path().join("backup");
-            copy(&tree, &backup);
+            copy_tree(&tree, &backup);
             change(&tree);
             let report = check(store, true);
             let found = report.findings.iter().find(|f| f.file == tree.join(path));

@@ -12,7 +12,6 @@ use layerstore::{Digest, DriverKind, ErrorKind, ExtractOptions, ImportOptions, L
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use suite::{Case, NEED_A_LOWER_LAYER, Verdict, cases};
@@ -64,14 +63,10 @@ fn bait(dir: &Path) {
     }
 }
 
-fn run(command: &mut Command) {
-    assert!(command.status().expect("a command").success(), "{command:?}");
-}
-
 /// Makes `/srv/T` and `/etc` places that only this mount namespace has, with bait in them.
 fn private_places() -> Canaries {
     for (dir, at) in [("/srv", "/srv/T"), ("/etc", "/etc")] {
-        run(Command::new("mount").args(["-t", "tmpfs", "canary", dir]));
+        rustix::mount::mount("canary", dir, "tmpfs", rustix::mount::MountFlags::empty(), None).expect("a tmpfs");
         bait(Path::new(at));
     }
     Canaries::new(vec!["/srv".into(), "/etc".into()])

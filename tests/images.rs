@@ -288,8 +288,9 @@ fn others_take_an_image_with_one_more_layer() {
     let rest = |tree: Listing| -> Listing { tree.into_iter().filter(|(p, _)| p != appended && p != linked).collect() };
     assert!(rest(old) == rest(new), "umoci unpacks something else besides");
 
-    if !is_root() || !have("podman") {
-        return println!("skipped: podman: needs root and podman");
+    let test = "a_layer_is_added_to_an_image by podman";
+    if !support::needs::root(test) || !support::needs::programs(test, &["podman"]) {
+        return;
     }
     let storage = |name: &str| image.beside(name).to_str().expect("text").to_owned();
     let (graph, run_root) = (storage("graph"), storage("run"));

@@ -2,6 +2,14 @@
 
 #![allow(dead_code, reason = "every bench uses a part")]
 
+#[path = "../../tests/support/cgroup.rs"]
+pub(crate) mod cgroup;
+#[path = "../../tests/support/copy.rs"]
+pub(crate) mod copy;
+mod made;
+#[path = "../../tests/support/needs.rs"]
+pub(crate) mod needs;
+
 use flate2::read::MultiGzDecoder;
 use layerstore::{Detected, ImageSource, Limits, Selector, detect};
 use sha2::{Digest, Sha256};
@@ -10,6 +18,7 @@ use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tempfile::TempDir;
 
 /// How often everything is done; medians are printed.
 pub(crate) const ROUNDS: usize = 5;
@@ -17,18 +26,30 @@ pub(crate) const ROUNDS: usize = 5;
 /// RFC 8878, section 3.1.1.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The layouts of `LAYERSTORE_BENCH_IMAGES`, and the directory to work below; says so if there are none.
-pub(crate) fn images() -> Option<(Vec<PathBuf>, PathBuf)> {
-    let Some(layouts) = std::env::var_os("LAYERSTORE_BENCH_IMAGES") else {
-        println!("skipped: LAYERSTORE_BENCH_IMAGES names no OCI layouts");
-        return None;
-    };
-    Some((std::env::split_paths(&layouts).collect(), base()))
+/// What to measure with.
+pub(crate) struct Images {
+    pub(crate) layouts: Vec<PathBuf>,
+    /// The directory to work below.
+    pub(crate) base: PathBuf,
+    /// Goes with the images that were made.
+    _made: Option<TempDir>,
 }
 
-/// The directory to work below.
+/// The layouts of `LAYERSTORE_BENCH_IMAGES`, or two versions of an image made of the machine's own files.
+pub(crate) fn images() -> Images {
+    let base = base();
+    if let Some(layouts) = std::env::var_os("LAYERSTORE_BENCH_IMAGES") {
+        return Images { layouts: std::env::split_paths(&layouts).collect(), base, _made: None };
+    }
+    let dir = tempfile::tempdir_in(&base).expect("a directory");
+    println!("LAYERSTORE_BENCH_IMAGES names no OCI layouts: an image of this machine's own files is made");
+    Images { layouts: made::write(dir.path()), base, _made: Some(dir) }
+}
+
+/// The directory to work below, `LAYERSTORE_BENCH_DIR` or one below target/: the kernel mounts no EROFS image from tmpfs.
 pub(crate) fn base() -> PathBuf {
-    std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
+    let target = || PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    std::env::var_os("LAYERSTORE_BENCH_DIR").map_or_else(target, PathBuf::from)
 }
 
 /// The middle one of some values.

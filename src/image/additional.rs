@@ -8,10 +8,14 @@
 //! The directories are those of the overlay driver. A view of the image's chain keeps them from gc as long as the image
 //! is listed here; its key is `DIR REFERENCE CHAIN_ID`.
 //!
+//! DIR may belong to somebody who wishes harm. It is opened once; below it no symlink is followed, a directory that
+//! belongs to another user is refused, and only names are removed that a listing has, by descriptor.
+//!
 //! Source: containers/storage `drivers/overlay/overlay.go` (`getAdditionalLayerPath`), `layers.go` (`Layer`).
 
 use super::base64;
 use super::export::original_blobs;
+use super::listing::{Draft, Place, enter, left, remove_layers};
 use super::manifest::LayerBlob;
 use crate::codec::media::Compression;
 use crate::digest::{Digest, OciDigest, OciHasher};
@@ -19,25 +23,29 @@ use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::observe::{Observer, check};
 use crate::snapshot::{DriverKind, Labels, SnapshotKind, Snapshotter, SnapshotterOptions};
 use crate::store::{ImageInfo, Store, chain_ids};
-use crate::sys::publish::{Draft, io_error, sync_dir};
+use crate::sys::dirs::Dir;
+use crate::sys::names::Found;
+use crate::sys::publish::io_error;
+use rustix::io::Errno;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Whose views these are.
 const NAMESPACE: &str = "additional-layers";
-/// Where a file is written before it gets its name. Names of layers begin with `sha256:`.
-const DRAFT: &str = ".new";
 /// How often others may get in the way.
 const TRIES: usize = 10;
 
 /// A directory of extracted layers for containers/storage. Whoever reads it must be root, as the store's owner is.
 pub struct AdditionalLayers {
     snapshots: Snapshotter,
+    /// Open: what gets its name later is not written to.
+    root: Dir,
     dir: PathBuf,
 }
 
@@ -88,10 +96,15 @@ impl AdditionalLayers {
         let snapshots = Snapshotter::open(store, &options)?;
         fs::create_dir_all(dir).map_err(|e| io_error("create directory", dir, e))?;
         let dir = dir.canonicalize().map_err(|e| io_error("find", dir, e))?;
+        let root = Dir::resolve(Path::new("/")).and_then(|root| {
+            let below = dir.strip_prefix("/").unwrap_or(&dir);
+            root.below(below.as_os_str().as_bytes(), true)
+        });
+        let root = root.map_err(|e| io_error("open directory", &dir, e))?;
         if dir.to_str().is_none_or(|dir| dir.contains('\n')) {
             return Err(Error::invalid("the directory's name is no text of one line").subject(dir.display()));
         }
-        Ok(Self { snapshots, dir })
+        Ok(Self { snapshots, root, dir })
     }
 
     /// Lists an image's layers under `reference`, in full as `docker.io/library/app:1`; an image that was listed under it
@@ -106,13 +119,16 @@ impl AdditionalLayers {
         options: &AdditionalOptions,
         observer: &dyn Observer,
     ) -> Result<AdditionalImage> {
-        let dir = self.image_dir(reference)?;
+        let name = image_name(reference)?;
+        let dir = self.dir.join(&name);
         let key = self.keep(image, reference, observer)?;
-        fs::create_dir_all(&dir).map_err(|e| io_error("create directory", &dir, e))?;
-        let layers = self.write_layers(&dir, image, options, observer)?;
-        self.forget_others(reference, Some((&key, &layers)))?;
-        sync_dir(&dir)?;
-        sync_dir(&self.dir)?;
+        let open = enter(&self.root, &name, &dir)?;
+        let layers = self.write_layers((&open, &dir), image, options, observer)?;
+        self.forget_others(reference, Some(&key))?;
+        let wanted: Vec<String> = layers.iter().map(|layer| layer.blob.to_string()).collect();
+        remove_layers(&open, &dir, &wanted)?;
+        open.sync().map_err(|e| io_error("fsync directory", &dir, e))?;
+        self.sync()?;
         Ok(AdditionalImage { dir, layers })
     }
 
@@ -120,17 +136,28 @@ impl AdditionalLayers {
     /// to the directories, which gc takes from now on.
     ///
     /// # Errors
-    /// `NotFound`; `Io`.
+    /// `NotFound`; `FailedPrecondition` if things that no listing has are in its directory, which stay; `Io`.
     pub fn remove(&self, reference: &str) -> Result<()> {
-        let dir = self.image_dir(reference)?;
+        let name = image_name(reference)?;
+        let dir = self.dir.join(&name);
         if !self.list()?.iter().any(|listed| listed == reference) {
             return Err(Error::not_found("no such reference is listed here").subject(reference));
         }
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io_error("remove", &dir, e)),
-            _ => sync_dir(&self.dir)?,
-        }
-        self.forget_others(reference, None)
+        let removed = match self.root.below(name.as_bytes(), true) {
+            Ok(open) => remove_layers(&open, &dir, &[]).and_then(|()| {
+                drop(open);
+                self.root.remove_empty(name.as_bytes()).map_err(|e| left(&dir, e))
+            }),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(left(&dir, e)),
+        };
+        self.sync()?;
+        self.forget_others(reference, None)?;
+        removed
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.root.sync().map_err(|e| io_error("fsync directory", &self.dir, e))
     }
 
     /// The references that are listed, sorted.
@@ -153,17 +180,6 @@ impl AdditionalLayers {
     /// What the keys of a reference's views begin with.
     fn prefix(&self, reference: &str) -> String {
         format!("{} {reference} ", self.dir.display())
-    }
-
-    fn image_dir(&self, reference: &str) -> Result<PathBuf> {
-        // None of these gives a slash in base64, so that every reference is one name.
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b);
-        if !reference.bytes().all(fits) || !reference.contains('/') {
-            let e = Error::invalid("not a reference that an image is pulled by").subject(reference);
-            let e = e.advise(Advice::OtherName);
-            return Err(e.expected("one in full, as docker.io/library/app:1"));
-        }
-        Ok(self.dir.join(base64::encode(reference.as_bytes())))
     }
 
     /// Extracts an image's layers and keeps them with a view, whose key is returned.
@@ -190,7 +206,7 @@ impl AdditionalLayers {
 
     fn write_layers(
         &self,
-        dir: &Path,
+        (open, dir): (&Dir, &Path),
         image: &ImageInfo,
         options: &AdditionalOptions,
         observer: &dyn Observer,
@@ -206,13 +222,14 @@ impl AdditionalLayers {
             if times[&blob.digest] > 1 {
                 continue;
             }
-            let at = dir.join(blob.digest.to_string());
-            fs::create_dir_all(&at).map_err(|e| io_error("create directory", &at, e))?;
-            write_file(&at, "info", &info(store, diff_id, blob)?)?;
-            link(&store.path().join("trees").join(chain.hex()), &at.join("diff"))?;
+            let name = blob.digest.to_string();
+            let path = dir.join(&name);
+            let at = Place { dir: &enter(open, &name, &path)?, path: &path };
+            at.write_file("info", &info(store, diff_id, blob)?)?;
+            at.link(&store.path().join("trees").join(chain.hex()), "diff")?;
             // The last one: before it is there, nothing is.
             let has_blob = self.write_blob(&at, diff_id, blob, options.blobs, observer)?;
-            sync_dir(&at)?;
+            at.dir.sync().map_err(|e| at.failed("fsync directory", b"", e))?;
             layers.push(AdditionalLayer { blob: blob.digest, diff_id: *diff_id, has_blob });
         }
         Ok(layers)
@@ -221,51 +238,41 @@ impl AdditionalLayers {
     /// Whether the blob is there in full.
     fn write_blob(
         &self,
-        at: &Path,
+        at: &Place<'_>,
         diff_id: &Digest,
         blob: &LayerBlob,
         wanted: bool,
         observer: &dyn Observer,
     ) -> Result<bool> {
-        let path = at.join("blob");
-        let there = fs::metadata(&path).map(|meta| meta.len()).ok();
-        if there == Some(blob.size) {
+        const NAME: &[u8] = b"blob";
+        let there = at.dir.find(NAME).map_err(|e| at.failed("look at", NAME, e))?.filter(Found::is_own_file);
+        if there.is_some_and(|there| there.size == blob.size) {
             return Ok(true);
         }
         if wanted {
-            let mut out = Hashing { draft: draft(at)?, hasher: blob.digest.hasher() };
+            let mut out = Hashing { draft: Draft::create(at)?, hasher: blob.digest.hasher() };
             let how = (blob.compression, NonZeroUsize::MIN);
             self.snapshots.store().write_blob(&mut out, diff_id, blob, how, observer)?;
             if out.hasher.finish() == blob.digest {
-                out.draft.publish(&path)?;
+                out.draft.publish(NAME)?;
                 return Ok(true);
             }
         }
         if there.is_none() {
-            write_file(at, "blob", b"")?;
+            at.write_file("blob", b"")?;
         }
         Ok(false)
     }
 
-    /// Removes the views of this reference but the one to keep, and directories of other layers than its.
-    fn forget_others(&self, reference: &str, keep: Option<(&str, &[AdditionalLayer])>) -> Result<()> {
+    /// Removes the views of this reference but the one to keep.
+    fn forget_others(&self, reference: &str, keep: Option<&str>) -> Result<()> {
         let (prefix, mut others) = (self.prefix(reference), Vec::new());
         self.snapshots.walk(|info| {
-            if info.key.starts_with(&prefix) && keep.is_none_or(|(key, _)| info.key != key) {
+            if info.key.starts_with(&prefix) && keep != Some(&info.key) {
                 others.push(info.key);
             }
             Ok(())
         })?;
-        if let Some((_, layers)) = keep {
-            let dir = self.image_dir(reference)?;
-            let wanted: Vec<String> = layers.iter().map(|layer| layer.blob.to_string()).collect();
-            for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
-                if !wanted.iter().any(|name| found.file_name() == name[..]) {
-                    let path = found.path();
-                    fs::remove_dir_all(&path).map_err(|e| io_error("remove", &path, e))?;
-                }
-            }
-        }
         others.iter().try_for_each(|key| self.forget(key))?;
         self.forget_chains()
     }
@@ -306,42 +313,24 @@ fn info(store: &Store, diff_id: &Digest, blob: &LayerBlob) -> Result<Vec<u8>> {
     Ok(info.to_string().into_bytes())
 }
 
-/// A file that may get a name in `dir`; one that an earlier call left goes.
-fn draft(dir: &Path) -> Result<Draft> {
-    let path = dir.join(DRAFT);
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", &path, e)),
-        _ => Draft::create(path),
+/// The name of an image's directory.
+fn image_name(reference: &str) -> Result<String> {
+    // None of these gives a slash in base64, so that every reference is one name.
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._-:/@".contains(&b);
+    if !reference.bytes().all(fits) || !reference.contains('/') {
+        let e = Error::invalid("not a reference that an image is pulled by").subject(reference);
+        let e = e.advise(Advice::OtherName);
+        return Err(e.expected("one in full, as docker.io/library/app:1"));
     }
+    Ok(base64::encode(reference.as_bytes()))
 }
 
-fn write_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = dir.join(name);
-    if fs::read(&path).is_ok_and(|there| there == bytes) {
-        return Ok(());
-    }
-    let mut draft = draft(dir)?;
-    draft.append(bytes)?;
-    draft.publish(&path)
-}
-
-/// Makes `path` a link to `target`, whatever it led to before.
-fn link(target: &Path, path: &Path) -> Result<()> {
-    if fs::read_link(path).is_ok_and(|there| there == target) {
-        return Ok(());
-    }
-    let new = path.with_file_name(DRAFT);
-    let _ = fs::remove_file(&new);
-    std::os::unix::fs::symlink(target, &new).map_err(|e| io_error("link", &new, e))?;
-    fs::rename(&new, path).map_err(|e| io_error("rename into place", path, e))
-}
-
-struct Hashing {
-    draft: Draft,
+struct Hashing<'a> {
+    draft: Draft<'a>,
     hasher: OciHasher,
 }
 
-impl Write for Hashing {
+impl Write for Hashing<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let len = self.draft.write(bytes)?;
         self.hasher.update(&bytes[..len]);

@@ -11,6 +11,7 @@ use crate::digest::{Digest, Hasher, OciDigest};
 use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
 use crate::store::{ImageInfo, Store};
+use crate::sys::cache::ReadOnce;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
@@ -216,7 +217,8 @@ impl Store {
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let path = self.blob_path(digest);
-        let mut file = File::open(&path).map_err(|e| Error::corrupt("kept blob is missing").source(e))?;
+        let file = File::open(&path).map_err(|e| Error::corrupt("kept blob is missing").source(e))?;
+        let mut file = ReadOnce::new(file);
         let (mut hasher, mut buffer) = (Hasher::default(), vec![0; 1 << 20]);
         loop {
             check(observer)?;

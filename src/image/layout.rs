@@ -10,6 +10,7 @@ use crate::image::oci::blob_name;
 use crate::image::platform::Platform;
 use crate::image::spec::{Descriptor, JSON_LIMIT, Manifest, OCI_INDEX, OCI_MANIFEST, REF_NAME, parse};
 use crate::image::tar_writer::TarWriter;
+use crate::sys::cache::{ReadOnce, let_go};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -209,7 +210,7 @@ impl<W: Write> Write for Hashed<W> {
 /// Whether the file can be read and has this digest.
 fn holds(path: &Path, digest: OciDigest) -> bool {
     let mut hashed = BufWriter::with_capacity(256 << 10, Hashed(io::sink(), digest.hasher()));
-    let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hashed));
+    let read = File::open(path).and_then(|file| io::copy(&mut ReadOnce::new(file), &mut hashed));
     read.is_ok() && hashed.into_inner().is_ok_and(|hashed| hashed.1.finish() == digest)
 }
 
@@ -298,6 +299,7 @@ fn finish_archive(path: &Path, mut blobs: BTreeMap<OciDigest, Blob>, entries: &[
     }
     tar.finish()?;
     temporary.as_file().sync_all().map_err(|e| Error::io("cannot sync the archive", e))?;
+    let_go(temporary.as_file(), 0..u64::MAX >> 1);
     temporary.persist_noclobber(path).map_err(|e| match e.error.kind() {
         io::ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, "the archive exists"),
         _ => Error::io("cannot rename the archive", e.error),
@@ -338,6 +340,7 @@ fn temporary_in(directory: &Path) -> Result<tempfile::NamedTempFile> {
 /// Syncs and renames; the directory is synced by whoever needs the name to last.
 fn publish(temporary: tempfile::NamedTempFile, place: &Path) -> Result<()> {
     temporary.as_file().sync_all().map_err(|e| Error::io("cannot sync", e).subject(place.display()))?;
+    let_go(temporary.as_file(), 0..u64::MAX >> 1);
     temporary.persist(place).map_err(|e| Error::io("cannot rename", e.error).subject(place.display()))?;
     Ok(())
 }

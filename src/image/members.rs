@@ -7,11 +7,11 @@
 use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::image::archive::{self, Member, Table};
 use crate::limits::Limits;
+use crate::sys::cache::ReadOnce;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ const MAX_LINKS: usize = 8;
 /// A set of named files.
 pub(crate) enum Members {
     Directory(OwnedFd),
-    Archive { file: Arc<File>, table: Table },
+    Archive { file: Arc<ReadOnce>, table: Table },
 }
 
 impl Members {
@@ -38,7 +38,7 @@ impl Members {
 
     /// The members of an archive whose table is known.
     pub(crate) fn scanned(file: File, table: Table) -> Self {
-        Self::Archive { file: Arc::new(file), table }
+        Self::Archive { file: Arc::new(ReadOnce::new(file)), table }
     }
 
     /// Whether an archive has a member whose name fits; of a directory no names are known.
@@ -111,12 +111,12 @@ fn open_beneath(root: &OwnedFd, name: &str) -> Result<Option<MemberReader>> {
     if !metadata.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
     }
-    Ok(Some(MemberReader { left: metadata.len(), file: Arc::new(file), offset: 0 }))
+    Ok(Some(MemberReader { left: metadata.len(), file: Arc::new(ReadOnce::new(file)), offset: 0 }))
 }
 
 /// Reads one file; readers of the same archive do not disturb each other.
 pub(crate) struct MemberReader {
-    file: Arc<File>,
+    file: Arc<ReadOnce>,
     offset: u64,
     left: u64,
 }

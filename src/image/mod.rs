@@ -17,6 +17,7 @@ pub(crate) mod export;
 mod fixture;
 pub(crate) mod import;
 pub(crate) mod layout;
+mod listing;
 pub(crate) mod manifest;
 pub(crate) mod members;
 pub(crate) mod names;

@@ -1,12 +1,12 @@
 //! Directories that no snapshot needs any more.
 
 use super::Snapshotter;
-use super::lifecycle::IMPLIED;
+use super::implied::forget_implied;
 use super::model::{Form, Labels, SnapshotKind, now};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Change, SnapshotRow, Store};
 use crate::sys::mount;
-use crate::sys::mounts::MountTables;
+use crate::sys::mounts::InUse;
 use crate::sys::publish::io_error;
 use std::collections::HashSet;
 use std::fs;
@@ -14,7 +14,8 @@ use std::path::Path;
 
 impl Snapshotter {
     /// Frees the disk space of removed snapshots, and of directories whose changes have become layers and that no
-    /// snapshot is mounted over. Returns how many directories went. For all namespaces of the store.
+    /// snapshot is mounted over, and takes away the shared mounts of chains that no snapshot stands on any more. Returns
+    /// how many directories went. For all namespaces of the store.
     ///
     /// # Errors
     /// `Io`, the first that occurs: one directory that cannot be moved keeps none of the others. What is left is found
@@ -31,41 +32,25 @@ impl Snapshotter {
         // A row that was lost would leave its directory without one.
         self.store.with_index(|index| index.check_roots())?;
         let scratch = self.store.scratch()?;
-        let mounts = MountTables::read();
+        let mounts = InUse::of(self.store.path());
         // Nobody can add a snapshot while this transaction lasts, so what has no row now has none.
         let moved = |change: &Change<'_>| self.move_unused(change, &mounts, scratch.path());
         let (moved, failed) = self.store.with_index(|index| index.write(moved))?;
         drop(scratch);
-        failed.map_or(Ok(moved), Err)
+        let unmounted = unmount_unused(&self.store);
+        failed.map_or(unmounted.map(|()| moved), Err)
     }
 
-    /// Ends the use of this snapshotter: takes away the shared mounts of chains that no snapshot of the store stands on.
-    /// Not needed before a process ends: what is mounted serves the next one, and gc unmounts what it removes.
+    /// Ends the use of this snapshotter: takes away the shared mounts of chains that no snapshot of the store stands on,
+    /// as [`cleanup`](Self::cleanup) does.
     ///
     /// # Errors
     /// `Io`. Mounts that are in use stay.
     pub fn close(self) -> Result<()> {
-        let dir = self.store.path().join("mounts");
-        for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
-            let path = found.path();
-            if !mount::is_mount_point(&path) {
-                continue;
-            }
-            let name = format!("mounts/{}", found.file_name().to_string_lossy());
-            // In a transaction: nobody prepares a snapshot on it meanwhile.
-            let unmount = |change: &Change<'_>| match change.snapshot_lowers()?.contains(&name) {
-                true => Ok(()),
-                false => mount::unmount(&path),
-            };
-            match self.store.with_index(|index| index.write(unmount)) {
-                Err(e) if e.kind() != ErrorKind::Busy && e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
+        unmount_unused(&self.store)
     }
 
-    fn move_unused(&self, change: &Change<'_>, mounts: &MountTables, target: &Path) -> Result<(u64, Option<Error>)> {
+    fn move_unused(&self, change: &Change<'_>, mounts: &InUse, target: &Path) -> Result<(u64, Option<Error>)> {
         let rows = change.snapshots()?;
         let used: HashSet<&String> = rows.iter().flat_map(|row| &row.lowers).collect();
         let needed: HashSet<u64> = rows.iter().filter(|row| needs_directory(row)).map(|row| row.n).collect();
@@ -76,7 +61,7 @@ impl Snapshotter {
             let Some(n) = name.to_str().and_then(|name| name.parse::<u64>().ok()) else { continue };
             let path = found.path();
             // A mount that outlives its snapshot keeps its directories.
-            let in_use = used.contains(&format!("snapshots/{n}/fs")) || mounts.mention(&path);
+            let in_use = used.contains(&format!("snapshots/{n}/fs")) || mounts.shows("snapshots", &n.to_string());
             if needed.contains(&n) || in_use {
                 continue;
             }
@@ -87,6 +72,28 @@ impl Snapshotter {
         }
         Ok((moved, failed))
     }
+}
+
+/// Takes away the shared mounts of chains that no snapshot stands on. What is mounted from them elsewhere stays so.
+fn unmount_unused(store: &Store) -> Result<()> {
+    let dir = store.path().join("mounts");
+    for found in fs::read_dir(&dir).map_err(|e| io_error("read directory", &dir, e))?.flatten() {
+        let path = found.path();
+        if !mount::is_mount_point(&path) {
+            continue;
+        }
+        let name = format!("mounts/{}", found.file_name().to_string_lossy());
+        // In a transaction: nobody prepares a snapshot on it meanwhile.
+        let unmount = |change: &Change<'_>| match change.snapshot_lowers()?.contains(&name) {
+            true => Ok(()),
+            false => mount::unmount(&path),
+        };
+        match store.with_index(|index| index.write(unmount)) {
+            Err(e) if e.kind() != ErrorKind::Busy && e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The namespace of snapshots of which only the directories are left.
@@ -117,25 +124,4 @@ pub(crate) fn lost_snapshot(n: u64) -> SnapshotRow {
 /// Committed snapshots whose changes are a layer need no directory of their own.
 pub(crate) fn needs_directory(row: &SnapshotRow) -> bool {
     row.kind != SnapshotKind::Committed.to_u8() || row.layer.is_none()
-}
-
-/// How long a snapshot of an image's layer waits for one that stands on it.
-const IMPLIED_NANOS: i64 = 300_000_000_000;
-
-/// Removes committed snapshots that were made for an image's layers and that nothing stands on any more. They are made
-/// again when they are wanted.
-pub(crate) fn forget_implied(store: &Store) -> Result<()> {
-    let old = now() - IMPLIED_NANOS;
-    // Children have higher numbers, but for rebased ones, which are not implied.
-    let implied = store.with_index(|index| index.snapshots_labelled(IMPLIED, old))?;
-    if implied.is_empty() {
-        return Ok(());
-    }
-    let forget = |change: &Change<'_>| {
-        implied.iter().try_for_each(|&n| match change.snapshot_has_children(n)? {
-            true => Ok(()),
-            false => change.remove_snapshot(n),
-        })
-    };
-    store.with_index(|index| index.write(forget))
 }

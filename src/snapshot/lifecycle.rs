@@ -1,6 +1,7 @@
 //! What happens to snapshots after they were prepared: commit, remove, labels; and looking at them.
 
 use super::Snapshotter;
+use super::implied::{IMPLIED, RENEW};
 use super::model::{Form, Labels, SnapshotInfo, SnapshotKind, SnapshotUsage, info, not_found, now, taken};
 use super::mount::Mount;
 use super::names::{check_key, check_labels};
@@ -13,15 +14,13 @@ use crate::sys::upper;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Label of the committed snapshots that [`Snapshotter::commit_image`] makes.
-pub(super) const IMPLIED: &str = "layerstore.implied";
-
 /// How to commit. Start from `CommitOptions::default()`.
 #[derive(Clone, Debug, Default)]
 pub struct CommitOptions {
     parent: Option<String>,
     labels: Labels,
     deferred: bool,
+    mounted: bool,
     pub(super) epoch: Option<i64>,
 }
 
@@ -47,6 +46,14 @@ impl CommitOptions {
         self
     }
 
+    /// Commits a snapshot that is mounted, too, as containerd's clients do. What is written to such a mount while or after
+    /// that may be in the layer, in later mounts, or lost: the caller knows that nobody writes. Default false.
+    #[must_use]
+    pub fn mounted(mut self, mounted: bool) -> Self {
+        self.mounted = mounted;
+        self
+    }
+
     /// Seconds since 1970 that no modification time in the layer may exceed, as `SOURCE_DATE_EPOCH`. Not for deferred
     /// commits.
     #[must_use]
@@ -56,13 +63,29 @@ impl CommitOptions {
     }
 }
 
+/// How to remove a snapshot. Start from `RemoveOptions::default()`.
+#[derive(Clone, Debug, Default)]
+pub struct RemoveOptions {
+    mounted: bool,
+}
+
+impl RemoveOptions {
+    /// Removes a snapshot that is mounted, too. What is mounted stays usable; its directory, with all that was written to
+    /// it, goes with the first cleanup or gc after it was unmounted. Default false.
+    #[must_use]
+    pub fn mounted(mut self, mounted: bool) -> Self {
+        self.mounted = mounted;
+        self
+    }
+}
+
 impl Snapshotter {
-    /// Makes the active snapshot `key` a committed one called `name`. The caller has unmounted it. When this returns
-    /// `Ok`, its changes are durable. Returns the layer they became, `None` for a deferred commit.
+    /// Makes the active snapshot `key` a committed one called `name`. When this returns `Ok`, its changes are durable. Returns the layer they became, `None` for a deferred commit.
     ///
     /// # Errors
     /// `NotFound`; `AlreadyExists` if the name is taken; `FailedPrecondition` if `key` is not active, or has another
-    /// parent than the options name; `InvalidInput` if that is not committed; `Corrupt`, `Io`.
+    /// parent than the options name; `Busy` if it is [mounted](Self::mount_points), unless the options allow that;
+    /// `InvalidInput` if the parent is not committed; `Corrupt`, `Io`.
     pub fn commit(
         &self,
         name: &str,
@@ -76,6 +99,9 @@ impl Snapshotter {
         let parent = self.commit_parent(&active, options)?;
         if self.store.with_index(|index| index.snapshot((&self.namespace, name)))?.is_some() {
             return Err(taken(name));
+        }
+        if !options.mounted {
+            self.check_unmounted(&active)?;
         }
         let dir = self.fs_path(active.n);
         let (bytes, inodes) = match &active.layer {
@@ -214,8 +240,8 @@ impl Snapshotter {
 
     /// Makes committed snapshots of an image's layers, named by their chain_ids, as far as they are not there, in one
     /// transaction. Returns the name of the topmost, to prepare on; `None` for an image without layers. They go again,
-    /// some minutes after they were made, when no other snapshot stands on them and somebody cleans up or collects
-    /// garbage.
+    /// five minutes after the last such call, when no other snapshot stands on them and somebody cleans up or collects
+    /// garbage; at once with [`GcOptions::now`](crate::GcOptions::now).
     ///
     /// # Errors
     /// As [`commit_layer`](Self::commit_layer), but for `AlreadyExists`.
@@ -223,7 +249,7 @@ impl Snapshotter {
         let names: Vec<String> = chain_ids(&image.layers).map(|id| id.to_string()).collect();
         let Some(top) = names.last().cloned() else { return Ok(None) };
         // Whoever has the topmost has those it stands on.
-        if self.store.with_index(|index| index.snapshot((&self.namespace, &top)))?.is_some() {
+        if self.renew(&top)? {
             return Ok(Some(top));
         }
         let implied = Labels::from([(IMPLIED.to_owned(), String::new())]);
@@ -244,6 +270,21 @@ impl Snapshotter {
         };
         self.store.with_index(|index| index.write_together(insert))?;
         Ok(Some(top))
+    }
+
+    /// Whether this snapshot is there. If it is an image's layer, its time begins anew: somebody is about to stand on it.
+    fn renew(&self, name: &str) -> Result<bool> {
+        let Some(row) = self.store.with_index(|index| index.snapshot((&self.namespace, name)))? else {
+            return Ok(false);
+        };
+        if !row.labels.contains_key(IMPLIED) || (0..RENEW).contains(&(now() - row.updated)) {
+            return Ok(true);
+        }
+        let renew = |change: &Change<'_>| match change.snapshot((&self.namespace, name))? {
+            Some(row) => change.put_snapshot(&SnapshotRow { updated: now(), ..row }).map(|_| true),
+            None => Ok(false),
+        };
+        self.store.with_index(|index| index.write(renew))
     }
 
     /// Says that the changes of an active snapshot are this layer of the store, whatever is in its directory: committing
@@ -268,8 +309,19 @@ impl Snapshotter {
     /// Removes a snapshot. Its key is free at once; its disk space comes back with [`cleanup`](Self::cleanup).
     ///
     /// # Errors
-    /// `NotFound`; `FailedPrecondition` if it is the parent of another.
+    /// `NotFound`; `FailedPrecondition` if it is the parent of another; `Busy` if it is [mounted](Self::mount_points).
     pub fn remove(&self, key: &str) -> Result<()> {
+        self.remove_with(key, &RemoveOptions::default())
+    }
+
+    /// [`remove`](Self::remove) with options.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove); no `Busy` if the options allow that it is mounted.
+    pub fn remove_with(&self, key: &str, options: &RemoveOptions) -> Result<()> {
+        if !options.mounted {
+            self.check_unmounted(&self.row(key)?)?;
+        }
         let remove = |change: &Change<'_>| {
             let row = change.snapshot((&self.namespace, key))?.ok_or_else(|| not_found(key))?;
             if change.snapshot_has_children(row.n)? {

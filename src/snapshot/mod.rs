@@ -15,7 +15,9 @@
 //! | `foreign.rs` | layers onto mounts of others |
 //! | `absorb.rs` | directories into layers |
 //! | `filter.rs` | choosing snapshots in containerd's filter language |
-//! | `cleanup.rs` | directories of removed snapshots |
+//! | `cleanup.rs` | directories of removed snapshots, mounts that nobody uses |
+//! | `implied.rs` | snapshots of images' layers, which go by themselves |
+//! | `mounted.rs` | what is mounted, and unmounting all of it |
 //! | `driver/` | layers as directories |
 //! | `stale.rs` | metadata images that serve no new mount |
 //! | `extract/` | trees and layers written into directories |
@@ -35,22 +37,26 @@ mod driver;
 pub(crate) mod extract;
 mod filter;
 mod foreign;
+mod implied;
 mod lifecycle;
 mod merge;
 mod model;
 mod mount;
+mod mounted;
 mod names;
 mod snapshotter;
 pub(crate) mod stale;
 
 pub use absorb::{Absorbed, NotAbsorbed};
-pub(crate) use cleanup::{forget_implied, lost_snapshot, needs_directory};
-pub use driver::DriverKind;
+pub(crate) use cleanup::{lost_snapshot, needs_directory};
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use driver::build_image;
+pub use driver::{DirectIo, DirectIoDecision, DriverKind};
 pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
-pub use lifecycle::CommitOptions;
+pub(crate) use implied::{Implied, drop_implied, label as implied_label};
+pub use lifecycle::{CommitOptions, RemoveOptions};
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
-pub use mount::{Mount, mount_all, unmount};
+pub use mount::{Mount, MountPoint, can_mount, mount_all, unmount};
+pub use mounted::{Mounted, UnmountReport};
 pub use snapshotter::{Snapshotter, SnapshotterOptions};

@@ -9,10 +9,12 @@ use crate::codec::chunk::{Compress, Encoder};
 use crate::error::{Error, Result};
 use crate::format::pack::{BLOCK, Member, TableChunk};
 use crate::id::ContentId;
+use crate::sys::cache::let_go;
 use crate::sys::publish::Draft;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::HashSet;
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -66,7 +68,7 @@ pub(crate) struct Ingest<'s> {
     crowded: bool,
     jobs: (Sender<Job>, Receiver<Job>),
     /// Packs whose written bytes may go to disk already.
-    to_sync: (Sender<File>, Receiver<File>),
+    to_sync: (Sender<(File, Range<u64>)>, Receiver<(File, Range<u64>)>),
     packs: Mutex<Packs>,
     /// Chunks this import has stored or is about to.
     claimed: Mutex<Claimed>,
@@ -279,8 +281,9 @@ impl<'s> Ingest<'s> {
             crossbeam_channel::select_biased! {
                 recv(stopped) -> _ => return Ok(()),
                 recv(self.to_sync.1) -> file => {
-                    let file = file.map_err(|_| aborted())?;
+                    let (file, range) = file.map_err(|_| aborted())?;
                     file.sync_data().map_err(|e| Error::io("fsync a pack", e))?;
+                    let_go(&file, range);
                 }
             }
         }

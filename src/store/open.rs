@@ -9,9 +9,11 @@ use crate::digest::Digest;
 use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::format::params::{self, Chunking};
 use crate::observe::Observer;
+use crate::sys::dirs::Dir;
 use crate::sys::lock::{DirLock, Lock};
 use crate::sys::publish::{io_error, make_dir, publish_bytes};
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -68,7 +70,8 @@ impl OpenOptions {
 }
 
 impl Store {
-    /// Opens the store at `root`, making it if nothing is there.
+    /// Opens the store at `root`, making it if nothing is there. An empty directory of the caller's own is taken, and
+    /// closed to others.
     ///
     /// # Errors
     /// `FailedPrecondition` if the directory belongs to another user, lets others in, or holds something else;
@@ -242,6 +245,7 @@ fn create(root: &Path, chunking: &Chunking) -> Result<()> {
         fs::create_dir_all(parent).map_err(|e| io_error("create directory", parent, e))?;
     }
     make_dir(root)?;
+    close_empty(root)?;
     check_owner(root)?;
     let foreign = fs::read_dir(root).map_err(|e| io_error("read directory", root, e))?.flatten().find(|f| {
         let name = f.file_name();
@@ -330,6 +334,19 @@ fn hold(root: &Path) -> Result<DirLock> {
     }
 }
 
+/// An empty directory that its owner made for the store, with whatever mode, is closed to others. Any other is left as
+/// it is, for [`check_owner`] to judge. What is put into it meanwhile is found afterwards, and refused.
+fn close_empty(root: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| io_error("close to others", root, e);
+    let dir = File::open(root).map_err(failed)?;
+    let meta = dir.metadata().map_err(failed)?;
+    let empty = || fs::read_dir(root).map(|mut found| found.all(|f| f.is_ok_and(|f| f.file_name() == "lost+found")));
+    if meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 == 0 || !empty().map_err(failed)? {
+        return Ok(());
+    }
+    Dir::from(OwnedFd::from(dir)).disinherit().map_err(|e| failed(e.into()))
+}
+
 /// A store holds setuid files and other users' secrets: it must be ours, and ours alone.
 fn check_owner(root: &Path) -> Result<()> {
     let meta = fs::metadata(root).map_err(|e| io_error("stat", root, e))?;
@@ -391,6 +408,22 @@ mod tests {
         assert_eq!(kind(Store::open(&root)), ErrorKind::Corrupt);
         fs::write(&file, good).unwrap();
         Store::open(&root).unwrap();
+    }
+
+    #[test]
+    fn an_empty_directory_is_taken_whatever_its_mode_and_closed() {
+        for (mode, found) in [(0o755, None), (0o2777, None), (0o755, Some("lost+found"))] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            found.map(|name| fs::create_dir(dir.path().join(name)).unwrap());
+            Store::open(dir.path()).unwrap();
+            assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o7777, 0o700);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join("thesis.txt"), "x").unwrap();
+        assert_eq!(kind(Store::open(dir.path())), ErrorKind::FailedPrecondition);
+        assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o7777, 0o755, "what is refused stays as it was");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::id::ContentId;
 use crate::sys::publish::Draft;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -85,10 +86,11 @@ impl PackWriter {
         self.written - self.synced
     }
 
-    /// The file, for a sync that begins now.
-    pub(super) fn synced_soon(&mut self) -> Result<File> {
+    /// The file, for a sync that begins now, and what of it was written since the one before.
+    pub(super) fn synced_soon(&mut self) -> Result<(File, Range<u64>)> {
+        let range = self.synced..self.written;
         self.synced = self.written;
-        self.draft.handle()
+        Ok((self.draft.handle()?, range))
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -6,10 +6,10 @@ use crate::codec::chunk::Decoder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{self, BLOCK, Location};
 use crate::id::ContentId;
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most pack files kept open at a time.
@@ -27,15 +27,21 @@ pub(super) struct PackFiles {
 #[derive(Clone)]
 struct OpenPack {
     end: u64,
-    file: Arc<File>,
+    file: Arc<ReadOnce>,
 }
 
 impl PackFiles {
+    /// Lets go of the pages that reading brought into the cache.
+    fn let_go(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values().for_each(|pack| pack.file.pause());
+    }
+
     fn close(&self) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn get(&self, store: &Store, index: &Index, location: &Location) -> Result<Arc<File>> {
+    fn get(&self, store: &Store, index: &Index, location: &Location) -> Result<Arc<ReadOnce>> {
         let address = u64::from(location.block) * BLOCK;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, pack)) = open.range(..=address).next_back()
@@ -54,6 +60,7 @@ impl PackFiles {
             std::io::ErrorKind::NotFound => Error::corrupt("pack file is missing").subject(path.display()),
             _ => io_error("open", &path, e),
         })?;
+        let file = ReadOnce::new(file);
         let mut head = [0; pack::HEADER_LEN];
         read_exact(&file, &mut head, base)
             .and_then(|()| pack::check_header(&head, base))
@@ -74,7 +81,7 @@ impl Store {
     }
 }
 
-fn read_exact(file: &File, bytes: &mut [u8], offset: u64) -> Result<()> {
+fn read_exact(file: &ReadOnce, bytes: &mut [u8], offset: u64) -> Result<()> {
     file.read_exact_at(bytes, offset).map_err(|e| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => Error::corrupt("file ends too early"),
         _ => Error::io("read", e),
@@ -156,6 +163,7 @@ impl<'s> ChunkReader<'s> {
 
 impl Drop for ChunkReader<'_> {
     fn drop(&mut self) {
+        self.store.packs.let_go();
         if let Some(index) = self.index.take() {
             self.store.give_index(index);
         }

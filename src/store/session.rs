@@ -192,6 +192,8 @@ impl Store {
         packs.iter().try_for_each(|pack| pack.draft.sync())?; // 1. the bytes of packs,
         outcome.records.iter().try_for_each(|(_, draft)| draft.sync())?; // of records
         outcome.files.iter().try_for_each(|(draft, _)| draft.sync())?; // and of blobs
+        packs.iter().for_each(|pack| pack.draft.let_go());
+        outcome.files.iter().for_each(|(draft, _)| draft.let_go());
         let commit = |change: &Change<'_>| {
             let mut new = Vec::new();
             let done = self.give_names(change, &mut packs, &mut outcome, &mut new); // 2. and 3. their names

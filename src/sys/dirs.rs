@@ -73,6 +73,30 @@ impl Dir {
         Ok(Owner { uid: stat.st_uid, gid: stat.st_gid })
     }
 
+    /// Makes a directory that has nothing of what is around it: neither mode, group nor access control lists. Only its
+    /// owner may enter it.
+    pub(crate) fn make_fresh(path: &Path) -> std::io::Result<Self> {
+        fs::mkdir(path, PRIVATE)?;
+        let dir = Self::open(path)?;
+        dir.disinherit()?;
+        Ok(dir)
+    }
+
+    /// Takes from a directory what it inherited, and what it would pass on.
+    pub(crate) fn disinherit(&self) -> Result<()> {
+        self.remove_acls()?;
+        fs::fchmod(&self.0, PRIVATE)?;
+        let (own, stat) = (rustix::process::getegid(), fs::fstat(&self.0)?);
+        if stat.st_gid != own.as_raw() {
+            match fs::fchown(&self.0, None, Some(own)) {
+                // Of a file system that gives everything to somebody else, it is as good as its own.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     fn remove_acls(&self) -> Result<()> {
         for acl in ACLS {
             match fs::fremovexattr(&self.0, acl) {

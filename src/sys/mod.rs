@@ -2,10 +2,12 @@
 //!
 //! Not here: reading, which any floor may do, and the database, which SQLite does itself.
 
+pub(crate) mod cache;
 pub(crate) mod dirs;
 pub(crate) mod lock;
 pub(crate) mod mount;
 pub(crate) mod mounts;
+pub(crate) mod names;
 pub(crate) mod openers;
 pub(crate) mod process;
 pub(crate) mod publish;

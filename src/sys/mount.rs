@@ -1,16 +1,17 @@
-//! The mount system calls: the new API where it gives more, mount(2) for binds.
+//! The mount system calls, all by descriptor: a mount gets all its attributes before it is attached, and it is attached
+//! to a directory that is open, so that nobody can exchange the target between two looks at a path.
 
 use super::publish::io_error;
 use crate::error::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_bind_recursive, mount_remount,
-    move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -47,6 +48,10 @@ impl FileSystem {
 
     /// Sets what is open as `fd`, which may have no path.
     pub(crate) fn set_open(&self, key: &str, fd: OwnedFd) -> Result<()> {
+        // The mount table will show the descriptor's number: it says at least whose mount that is.
+        if self.kind == "overlay" && self.held.borrow().is_empty() {
+            self.set("source", super::mounts::NAMELESS)?;
+        }
         self.set(key, &format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         self.held.borrow_mut().push(fd);
         Ok(())
@@ -64,9 +69,9 @@ impl FileSystem {
         mount.map_err(|e| self.failed("mount", e))
     }
 
-    /// Mounts it at `target`.
+    /// Mounts it on the directory at `target`.
     pub(crate) fn mount(self, read_only: bool, target: &Path) -> Result<()> {
-        attach(&self.detached(read_only)?, false, target)
+        attach(&self.detached(read_only)?, open_place(target)?.as_fd())
     }
 
     /// The kernel says more in the context's log than its error number does.
@@ -103,10 +108,21 @@ fn failed(kind: &str, what: &str, error: Errno) -> Error {
     Error::new(code, format!("cannot {what}: {error}")).subject(kind).source(std::io::Error::from(error))
 }
 
-/// Shows `source` at `target` too, with what is mounted below it.
-pub(crate) fn bind(source: &Path, read_only: bool, target: &Path) -> Result<()> {
-    mount_bind_recursive(source, target).map_err(|e| failed("bind", &format!("mount {}", source.display()), e))?;
-    if read_only { make_read_only(target) } else { Ok(()) }
+/// A mount that shows `source` with what is mounted below it, attached nowhere yet. It is read-only before anybody can
+/// see it.
+pub(crate) fn bind(source: &Path, read_only: bool) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let what = || format!("mount {}", source.display());
+    let mount = open_tree(CWD, source, flags).map_err(|e| failed("bind", &what(), e))?;
+    if read_only {
+        make_read_only(&mount)?;
+    }
+    Ok(mount)
+}
+
+/// Makes a mount that is not attached yet read-only, with all mounts below it.
+pub(crate) fn make_read_only(mount: &OwnedFd) -> Result<()> {
+    super::raw::set_read_only(mount.as_fd()).map_err(|e| failed("bind", "make a mount read-only", e))
 }
 
 /// Opens the directory that a bind mount would show.
@@ -130,20 +146,56 @@ pub(crate) fn id_mapped(source: &Path, user_namespace: BorrowedFd<'_>) -> Result
     Ok(mount)
 }
 
-/// Attaches a mount at `target`.
-pub(crate) fn attach(mount: &OwnedFd, read_only: bool, target: &Path) -> Result<()> {
-    move_mount(mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(|e| io_error("mount on", target, e))?;
-    if read_only { make_read_only(target) } else { Ok(()) }
+/// Opens a directory to mount on: whatever takes its name later, this is where the mount goes.
+pub(crate) fn open_place(target: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(target, flags, Mode::empty()).map_err(|e| io_error("open the directory to mount on", target, e))
 }
 
-/// A bind mount becomes read-only, or goes.
-fn make_read_only(target: &Path) -> Result<()> {
-    let flags = MountFlags::BIND | MountFlags::RDONLY;
-    mount_remount(target, flags, "").map_err(|e| {
-        let _ = unmount(target);
-        io_error("make read-only", target, e)
-    })
+/// Opens a directory below `root` to mount on. No component may be a symlink, and none leads out of `root`.
+pub(crate) fn open_place_below(root: BorrowedFd<'_>, target: &str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(root, target, flags, Mode::empty(), resolve)
+        .map_err(|e| io_error("open the directory to mount on", Path::new(target), e))
+}
+
+/// Attaches a mount to an open directory, over what is mounted there already.
+pub(crate) fn attach(mount: &OwnedFd, place: BorrowedFd<'_>) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", place, "", flags).map_err(|e| failed("mount", "attach the mount", e))
+}
+
+/// Whether this process may mount at all. Nothing is mounted to find out.
+pub(crate) fn may_attach() -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    match open_tree(CWD, "/", flags) {
+        Err(e @ (Errno::PERM | Errno::ACCESS | Errno::NOSYS)) => Err(failed("mount", "mount anything", e)),
+        // Other refusals are about the root directory, not about this process.
+        _ => Ok(()),
+    }
+}
+
+/// What tells a directory that is mounted on, or not, from all others: its mount, file system and inode. The name may be
+/// empty for `parent` itself; symlinks are not followed.
+pub(crate) fn identity(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(u64, u32, u32, u64)> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    let stat = statx(parent, name, flags, StatxFlags::MNT_ID | StatxFlags::INO);
+    let stat = stat.map_err(|e| io_error("look at", Path::new(name), e))?;
+    Ok((stat.stx_mnt_id, stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+}
+
+/// Takes away a mount that is open, also while it is in use.
+pub(crate) fn detach(mount: &OwnedFd) -> Result<()> {
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    rustix::mount::unmount(&*path, UnmountFlags::DETACH).map_err(|e| failed("mount", "take a mount away", e))
+}
+
+/// Takes away the mount at `name` in the open directory `parent`.
+pub(crate) fn unmount_in(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+    // There is no umount2 relative to a descriptor; what /proc/self/fd leads to is the directory itself.
+    unmount(&Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name))
 }
 
 /// Takes away the mount at `target`, which must not be in use.

@@ -52,6 +52,16 @@ fn start_time(pid: u32) -> Option<String> {
 mod tests {
     use super::*;
 
+    const WAITS: &str = "LAYERSTORE_TEST_WAITS";
+
+    /// What the test below starts: it ends when its input does. As a test it does nothing.
+    #[test]
+    fn a_process_that_waits() {
+        if std::env::var_os(WAITS).is_some() {
+            std::io::stdin().lines().for_each(drop);
+        }
+    }
+
     #[test]
     fn the_living_live_and_the_dead_do_not() {
         let me = this();
@@ -67,7 +77,10 @@ mod tests {
         assert!(has_ended(&with(3, "1")), "the number is another process's now");
         assert!(!has_ended("nonsense") && !has_ended(""));
 
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "sys::process::tests::a_process_that_waits", "--nocapture"]).env(WAITS, "yes");
+        child.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let mut child = child.spawn().unwrap();
         let start = start_time(child.id()).unwrap();
         let owner = [fields[0], fields[1], &child.id().to_string(), &start].join(" ");
         assert!(!has_ended(&owner));

@@ -1,9 +1,10 @@
 //! Immutable files appear whole or not at all: write, fsync, rename, fsync of the directory (`docs/ORDERING.md`).
 
+use super::dirs::Dir;
 use crate::error::{Error, Result};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Names the path and the operation in an I/O error.
@@ -16,10 +17,11 @@ pub(crate) fn io_error(operation: &str, path: &Path, error: impl Into<std::io::E
     Error::new(kind, format!("cannot {operation}: {error}")).subject(path.display()).source(error)
 }
 
-/// Makes a directory with mode 0700 and makes its name durable; one that is there already is fine.
+/// Makes a directory that only its owner may enter and that inherits nothing, and makes its name durable; one that is
+/// there already is fine.
 pub(crate) fn make_dir(path: &Path) -> Result<()> {
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => sync_parent(path),
+    match Dir::make_fresh(path) {
+        Ok(_) => sync_parent(path),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(io_error("create directory", path, e)),
     }
@@ -76,6 +78,11 @@ impl Draft {
     /// Makes the bytes durable. A failure is final: what the kernel dropped cannot be synced by trying again.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(|e| io_error("fsync", &self.path, e))
+    }
+
+    /// Lets go of the page cache's copy of what was synced; nobody is going to read it soon.
+    pub(crate) fn let_go(&self) {
+        super::cache::let_go(&self.file, 0..u64::MAX >> 1);
     }
 
     /// Gives the synced file its final name, replacing what was there.

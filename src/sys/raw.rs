@@ -4,7 +4,7 @@
 use rustix::io::Errno;
 use rustix::process::umask;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Gives the calling thread a umask of its own, 0, so that files get exactly the modes they are created with. Where a
 /// sandbox forbids that, returns the umask that stays in force. For threads this library started: a thread keeps it.
@@ -44,19 +44,69 @@ pub(crate) fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> 
         propagation: 0,
         userns_fd: user_namespace.as_raw_fd() as u64,
     };
+    set_attributes(mount, libc::AT_EMPTY_PATH, &attr)
+}
+
+/// Makes a mount that is not attached yet read-only, with all that is mounted below it.
+pub(crate) fn set_read_only(mount: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_attributes(mount, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE, &attr)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, flags: libc::c_int, attr: &libc::mount_attr) -> rustix::io::Result<()> {
     // SAFETY: the path is a NUL-terminated string, `attr` is an initialised mount_attr of the size given, and both live
-    // until the call returns. The kernel writes to neither. Both descriptors are open.
+    // until the call returns. The kernel writes to neither. The descriptors in it are open as long as their owners are
+    // borrowed by the callers.
     let done = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
+            flags,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };
     if done == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// Opens the user namespace that owns a namespace (ioctl_nsfs(2)). `PERM` for one that is not this process's or below it.
+pub(crate) fn owning_user_namespace(namespace: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    // SAFETY: the descriptor is open as long as it is borrowed, and the request takes no argument.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(last_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for this call, so that nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Who made a user namespace, as a user of this process's own (ioctl_nsfs(2)).
+pub(crate) fn user_namespace_owner(namespace: BorrowedFd<'_>) -> rustix::io::Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: the descriptor is open as long as it is borrowed, and the kernel writes one uid_t, to where one is.
+    match unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) } {
+        0 => Ok(uid),
+        _ => Err(last_error()),
+    }
+}
+
+/// `cachestat` (Linux 6.5) has this number on every architecture that this library is built for.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+/// Pages of a range of a file that are in the page cache.
+///
+/// # Errors
+/// `NOSYS` before Linux 6.5; `OPNOTSUPP` and others where it cannot be told.
+pub(crate) fn cached_pages(file: BorrowedFd<'_>, range: std::ops::Range<u64>) -> rustix::io::Result<u64> {
+    // `struct cachestat_range`, offset and length, and `struct cachestat`, whose first field is the pages in the cache
+    // (include/uapi/linux/mman.h).
+    let range = [range.start, range.end.saturating_sub(range.start)];
+    let mut found = [0u64; 5];
+    // SAFETY: the descriptor is open, `range` and `found` have the sizes that the kernel reads and writes, and both live
+    // until the call returns.
+    let done = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), range.as_ptr(), found.as_mut_ptr(), 0) };
+    if done == 0 { Ok(found[0]) } else { Err(last_error()) }
 }
 
 fn last_error() -> Errno {

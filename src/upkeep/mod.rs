@@ -14,7 +14,7 @@ mod why;
 pub use fsck::{DamageKind, Finding, FsckCounts, FsckOptions, FsckReport};
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use gc::mark;
-pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
+pub use gc::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport, Kept};
 pub use rebuild::{RebuildOptions, RebuildReport};
 pub use recompress::{RecompressOptions, RecompressReport};
 pub use repair::{PartOfChunk, RepairOptions, RepairReport, RepairSource};

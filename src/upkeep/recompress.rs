@@ -12,6 +12,7 @@ use crate::format::pack::{BLOCK, TableChunk, overhead};
 use crate::observe::{Event, Observer, check};
 use crate::snapshot::stale;
 use crate::store::{Change, ChunkRow, Ingest, Moves, Outcome, Store};
+use crate::sys::cache::ReadOnce;
 use crate::sys::lock::Lock;
 use crate::sys::publish::io_error;
 use std::collections::HashMap;
@@ -140,14 +141,14 @@ impl<'a> Round<'a> {
     /// Reads, verifies and compresses chunks of the pack at `base` on all threads.
     fn part(&mut self, base: u64, chunks: &[TableChunk], observer: &dyn Observer) -> Result<()> {
         let path = self.ingest.store().pack_path(base);
-        let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
+        let file = ReadOnce::new(File::open(&path).map_err(|e| io_error("open", &path, e))?);
         let (next, sum) = (AtomicUsize::new(0), Mutex::new(RecompressReport::default()));
         let work = || {
             let (mut reader, mut encoder) = (Reader::new()?, Encoder::new(self.options.compress)?);
             let mut done = RecompressReport::default();
             while let Some(chunk) = chunks.get(next.fetch_add(1, Relaxed)) {
                 check(observer)?;
-                done.add(&self.chunk(&file, chunk, &mut reader, &mut encoder)?);
+                done.add(&self.chunk(file.file(), chunk, &mut reader, &mut encoder)?);
                 observer.event(Event::Checked { bytes: chunk.location.stored_len.into() });
             }
             sum.lock().unwrap_or_else(|e| e.into_inner()).add(&done);

@@ -56,8 +56,11 @@ impl Store {
     /// `Corrupt` if a layer's record cannot be read; `Busy` if another process collects garbage for too long; `Io`;
     /// `Cancelled`.
     pub fn usage_by_image(&self, observer: &dyn Observer) -> Result<UsageByImage> {
-        let reclaimable = self.gc_plan(&GcOptions::default(), observer)?.bytes();
-        let roots = self.with_index(|index| index.view(Index::roots))?;
+        let plan = self.gc_plan(&GcOptions::default(), observer)?;
+        let reclaimable = plan.bytes();
+        let mut roots = self.with_index(|index| index.view(Index::roots))?;
+        // What they alone keep is part of what comes back.
+        roots.snapshots.retain(|row| !plan.implied.contains(&row.n));
         let total = disk_usage(self.path())?.0;
         let mut shares = Shares::new(&roots);
         shares.files(self)?;

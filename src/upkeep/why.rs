@@ -4,7 +4,7 @@ use crate::digest::Digest;
 use crate::error::Result;
 use crate::store::{Index, LeaseRef, Roots, SnapshotRow, Store, chain_ids, now};
 use crate::sys::mount::is_mount_point;
-use crate::sys::mounts::MountTables;
+use crate::sys::mounts::InUse;
 use crate::upkeep::chains::Chains;
 use std::fmt;
 
@@ -69,7 +69,7 @@ impl Store {
         found.extend(roots.snapshots.iter().filter(|row| chains.of_snapshot(row) == Some(*of)).map(snapshot));
         found.extend(leases(&roots, &[LeaseRef::Blob(*of), LeaseRef::Chain(*of)]));
         let (mount, tree) = (self.path().join("mounts").join(of.hex()), self.path().join("trees").join(of.hex()));
-        if is_mount_point(&mount) || tree.exists() && MountTables::read().mention(&tree) {
+        if is_mount_point(&mount) || tree.exists() && InUse::of(self.path()).shows("trees", &of.hex()) {
             found.push(Keeper::Mount);
         }
         found.sort();

@@ -1,24 +1,29 @@
 //! File systems on loop devices.
 
+use crate::support::needs;
 use crate::sys;
 use rustix::mount::{UnmountFlags, unmount};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Gives this test mounts of its own; without root it says why there is no test.
+/// Gives this test mounts of its own; where it cannot have loop devices and FUSE it says why there is no test.
 pub(crate) fn may_mount() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root for loop devices");
+    let test = this_test();
+    if !needs::root(&test) || !needs::programs(&test, &["mount"]) {
         return false;
     }
-    match sys::private_mounts() {
-        Ok(()) => true,
-        Err(e) => {
-            println!("skipped: no mount namespace: {e}");
-            false
+    for device in ["/dev/loop-control", "/dev/fuse"] {
+        if let Err(e) = File::options().read(true).write(true).open(device) {
+            return needs::skip(&test, format!("{device}: {e}"));
         }
     }
+    sys::private_mounts().map_or_else(|e| needs::skip(&test, format!("mounts of its own: {e}")), |()| true)
+}
+
+/// The name of the test that this thread runs, if each has a thread.
+fn this_test() -> String {
+    std::thread::current().name().unwrap_or("a test of the battery").to_owned()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,12 +46,11 @@ impl Kind {
 
     /// Whether it can be made and mounted here; where not, it says so.
     pub(crate) fn is_there(self) -> bool {
-        let made = Command::new(format!("mkfs.{}", self.name())).arg("-V").output().is_ok();
-        let known = std::fs::read_to_string("/proc/filesystems").expect("procfs").contains(self.name());
-        if !made || !known {
-            println!("skipped: no {} here", self.name());
+        let (test, name) = (this_test(), self.name());
+        if let Err(e) = rustix::mount::fsopen(name, rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC) {
+            return needs::skip(&test, format!("a kernel that mounts {name}: {e}"));
         }
-        made && known
+        needs::programs(&test, &[&format!("mkfs.{name}")])
     }
 
     /// The smallest that mkfs makes, or 64 MiB.

@@ -1,6 +1,9 @@
 //! A test run again in a cgroup of its own, where the kernel bounds its memory, page cache included.
 
+#![allow(dead_code, reason = "every test uses a part")]
+
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,23 +17,12 @@ pub(crate) fn bounded(name: &str, limit: u64, set: &[(&str, &Path)]) -> bool {
         return true;
     }
     let Some(group) = Group::new(limit) else {
-        println!("skipped: {name}: no memory cgroup can be made here");
-        return false;
+        return super::needs::skip(name, "a memory cgroup, which cannot be made here");
     };
-    let itself = std::env::current_exe().expect("a test binary");
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.dir.join("cgroup.procs")).arg(itself);
-    shell.args(["--exact", name, "--nocapture"]).env(INSIDE, name).envs(set.iter().copied());
-    let output = shell.output().expect("a shell");
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{:?}\n{text}", output.status);
-    print!(
-        "{}",
-        text.lines()
-            .filter(|l| l.starts_with("skipped") || l.contains(": "))
-            .map(|l| format!("{l}\n"))
-            .collect::<String>()
-    );
+    super::needs::run_again(name, "a memory cgroup", |command| {
+        group.hold(command);
+        command.env(INSIDE, name).envs(set.iter().copied());
+    });
     if let Some(peak) = group.peak() {
         println!("{name}: the cgroup's peak was {} MiB of {} MiB", peak >> 20, limit >> 20);
         assert!(peak <= limit);
@@ -39,13 +31,13 @@ pub(crate) fn bounded(name: &str, limit: u64, set: &[(&str, &Path)]) -> bool {
 }
 
 /// A cgroup that goes when it is dropped.
-struct Group {
+pub(crate) struct Group {
     dir: PathBuf,
 }
 
 impl Group {
     /// Below this process's own cgroup, or where that may have none at the hierarchy's root.
-    fn new(limit: u64) -> Option<Self> {
+    pub(crate) fn new(limit: u64) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         for mount in fs::read_to_string("/proc/self/mounts").ok()?.lines() {
             let fields: Vec<&str> = mount.split(' ').collect();
@@ -68,6 +60,23 @@ impl Group {
             }
         }
         None
+    }
+
+    /// The command will run in it.
+    #[expect(unsafe_code, reason = "a cgroup is entered between fork and exec; the block says why it is sound")]
+    pub(crate) fn hold(&self, command: &mut Command) {
+        let procs = fs::File::options().write(true).open(self.dir.join("cgroup.procs")).expect("a cgroup");
+        // 0 is whoever writes it (cgroups(7)).
+        let enter = move || rustix::io::write(&procs, b"0").map(drop).map_err(Into::into);
+        // SAFETY: `enter` makes a system call on a descriptor that is open. It allocates nothing and takes no lock.
+        unsafe { command.pre_exec(enter) };
+    }
+
+    /// Bytes of page cache that are charged to it.
+    pub(crate) fn cache(&self) -> Option<u64> {
+        let stat = fs::read_to_string(self.dir.join("memory.stat")).ok()?;
+        let field = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        field("total_cache ").or_else(|| field("file "))
     }
 
     fn peak(&self) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! Layers written down in tests, and what they are to look like when mounted or extracted.
 
 use super::listing::{Line, Listing, differences};
-use super::{Random, import, noise, words};
+use super::{Random, import, needs, noise, words};
 use layerstore::{
     DataRange, Digest, DriverKind, Entry, EntryKind, ErrorKind, Labels, Limits, Snapshotter, SnapshotterOptions, Store,
     TarWriter, Time, Xattr,
@@ -178,7 +178,48 @@ pub(crate) fn assert_same(expected: &Listing, actual: &Listing) {
 /// A snapshotter of the store at `root`.
 pub(crate) fn snapshotter(root: &Path, driver: DriverKind) -> Snapshotter {
     let store = Arc::new(Store::open(root).expect("a store"));
-    Snapshotter::open(store, &SnapshotterOptions::default().driver(driver)).expect("the driver works here")
+    open(store, driver, &SnapshotterOptions::default())
+}
+
+/// A snapshotter with this driver. Where the kernel or the file system cannot serve the driver, the test leaves off.
+pub(crate) fn open(store: Arc<Store>, driver: DriverKind, options: &SnapshotterOptions) -> Snapshotter {
+    let lack = lacks(driver, store.path());
+    Snapshotter::open(store, &options.clone().driver(driver)).unwrap_or_else(|e| match lack {
+        Some(lack) => needs::leave_off(lack),
+        None => panic!("the driver works here: {e:?}"),
+    })
+}
+
+/// What the kernel or the file system at `dir` lacks for a driver, found out without the library.
+pub(crate) fn lacks(driver: DriverKind, dir: &Path) -> Option<String> {
+    use rustix::mount::{FsOpenFlags, fsopen};
+    const OVERLAY: i64 = 0x794c_7630;
+    const TMPFS: i64 = 0x0102_1994;
+    let kinds: &[&str] = match driver {
+        DriverKind::Copy => &[],
+        DriverKind::Overlay => &["overlay"],
+        _ => &["erofs", "overlay"],
+    };
+    for kind in kinds {
+        if let Err(e) = fsopen(*kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+            return Some(format!("a kernel that mounts {kind}: {e}"));
+        }
+    }
+    let disk = rustix::fs::statfs(dir).expect("a directory").f_type as i64;
+    if !kinds.is_empty() && disk == OVERLAY {
+        return Some("target/ on a disk file system, not on an overlay".into());
+    }
+    if kinds.contains(&"erofs") {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (6, 12) {
+            return Some(format!("Linux 6.12, which mounts EROFS images from files; this is {release}"));
+        }
+        if disk == TMPFS {
+            return Some("target/ on a disk file system, not on tmpfs".into());
+        }
+    }
+    None
 }
 
 /// Committed snapshots of the layers; the topmost one's name.

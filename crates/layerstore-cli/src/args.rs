@@ -13,8 +13,7 @@ use std::path::PathBuf;
 pub(crate) use additional::{Additional, AdditionalCommand};
 pub(crate) use bench::{Bench, Init};
 pub(crate) use snapshots::{
-    Commit, DEFAULT_NAMESPACE, Diff, Extract, Inside, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots,
-    Umount,
+    Commit, DEFAULT_NAMESPACE, Diff, Extract, Make, MountArgs, Run, Snapshot, SnapshotCommand, Snapshots, Umount,
 };
 pub(crate) use upkeep::{Fsck, Gc, Recompress, Repair, Usage, Why};
 
@@ -89,9 +88,13 @@ pub(crate) enum Command {
     Run(Run),
     Commit(Commit),
     Additional(Additional),
-    /// Show which drivers work here, and what the others lack
+    /// Show which drivers work here, what the others lack, and how packs are read
     #[command(after_help = "EXAMPLES:\n  layerstore doctor\n  layerstore doctor --json")]
-    Doctor,
+    Doctor {
+        /// Whether erofs mounts read packs past the page cache: auto, on or off
+        #[arg(long, value_name = "WHEN", default_value = "auto", env = "LAYERSTORE_DIRECT_IO")]
+        direct_io: layerstore::DirectIo,
+    },
     Why(Why),
     Bench(Bench),
     Usage(Usage),

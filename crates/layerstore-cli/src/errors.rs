@@ -1,6 +1,7 @@
 //! How a failure leaves the program: an exit code by kind, and words that say what to do next.
 
-use layerstore::{Advice, Error, ErrorKind};
+use crate::output::to_json;
+use layerstore::{Advice, Error, ErrorKind, printable};
 use std::fmt::Write;
 use std::process::ExitCode;
 
@@ -51,7 +52,7 @@ impl Failure {
         let mut causes = Vec::new();
         let mut next = std::error::Error::source(&self.error);
         while let Some(cause) = next {
-            causes.push(cause.to_string().replace(char::is_control, " "));
+            causes.push(printable(&cause.to_string()).into_owned());
             next = cause.source();
         }
         causes
@@ -63,14 +64,14 @@ impl Failure {
             let _ = write!(text, "\ncause: {cause}");
         }
         if let Some(hint) = self.hint.as_deref().or_else(|| hint(&self.error)) {
-            let _ = write!(text, "\nhint: {hint}");
+            let _ = write!(text, "\nhint: {}", printable(hint));
         }
         text
     }
 
     fn to_json(&self) -> String {
         let (expected, actual) = self.error.mismatch();
-        serde_json::json!({
+        to_json(&serde_json::json!({
             "error": self.error.to_string(),
             "kind": self.error.kind().as_str(),
             "exit_code": exit_code(self.error.kind()),
@@ -79,8 +80,7 @@ impl Failure {
             "actual": actual,
             "causes": self.causes(),
             "hint": self.hint.as_deref().or_else(|| hint(&self.error)),
-        })
-        .to_string()
+        }))
     }
 }
 

@@ -5,20 +5,19 @@ mod commands;
 mod context;
 mod errors;
 mod interrupt;
-mod mounted;
 mod names;
 mod output;
 mod progress;
 
-use args::{Cli, Command, Inside};
+use args::{Cli, Command};
 use clap::Parser;
 use context::Context;
 use errors::{Failure, USAGE};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|first| first == Inside::NAME) {
-        return commands::run::enter(&Inside::parse_from(std::env::args_os().skip(1)));
+    if let Some(code) = commands::run::stage(std::env::args_os().skip(1)) {
+        return code;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -67,7 +66,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, Failure> {
         Command::Diff(args) => commands::diff::run(context, &args),
         Command::Commit(args) => commands::commit::run(context, &args),
         Command::Additional(args) => commands::additional::run(context, &args),
-        Command::Doctor => commands::doctor::run(context),
+        Command::Doctor { direct_io } => commands::doctor::run(context, direct_io),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -80,7 +79,8 @@ fn usage(error: &clap::Error) -> ExitCode {
         let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|end| text.find(end)).min();
         let words = text[..end.unwrap_or(text.len())].trim_start_matches("error: ").split_whitespace();
         let message = words.collect::<Vec<_>>().join(" ");
-        eprintln!("{}", serde_json::json!({ "error": message, "kind": "usage", "exit_code": USAGE }));
+        let json = serde_json::json!({ "error": message, "kind": "usage", "exit_code": USAGE });
+        eprintln!("{}", output::to_json(&json));
     } else {
         // Only fails when nobody reads.
         let _ = error.print();

@@ -1,7 +1,7 @@
 //! What the user names: images and layers of the store, paths in them; and names shown to the user.
 
 use crate::errors::{Failure, Hint};
-use layerstore::{Advice, DigestPrefix, Error, ErrorKind, ImageInfo, LayerInfo, Store};
+use layerstore::{Advice, DigestPrefix, Error, ErrorKind, ImageInfo, LayerInfo, Store, is_unprintable};
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -115,11 +115,9 @@ pub(crate) fn escape(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
-            let invisible =
-                matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
             match c {
                 '\\' => text.push_str("\\\\"),
-                c if c.is_control() || invisible => text.extend(c.escape_default()),
+                c if is_unprintable(c) => text.extend(c.escape_default()),
                 c => text.push(c),
             }
         }

@@ -4,7 +4,8 @@
 
 use crate::errors::Failure;
 use crate::interrupt;
-use layerstore::Error;
+use crate::names::escape;
+use layerstore::{Error, is_unprintable, printable};
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
@@ -54,12 +55,16 @@ impl Out {
         self.terminal
     }
 
+    /// One line. Whatever it is made of, nothing in it controls a terminal; line feeds at its beginning are empty lines.
     pub(crate) fn line(&self, line: impl Display) -> Result<(), Failure> {
-        Ok(writeln!(self.lock(), "{line}")?)
+        let text = line.to_string();
+        let rest = text.trim_start_matches('\n');
+        let empty = &text[..text.len() - rest.len()];
+        Ok(writeln!(self.lock(), "{empty}{}", printable(rest))?)
     }
 
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(value).map_err(|e| Error::io("write JSON", io::Error::from(e)))?;
+        let text = try_json(value).map_err(|e| Error::io("write JSON", e))?;
         self.line(text)
     }
 
@@ -70,6 +75,91 @@ impl Out {
     /// Whether the program at the other end of a pipe has closed it.
     pub(crate) fn reader_left(&self) -> bool {
         READER_LEFT.load(Ordering::Relaxed)
+    }
+}
+
+/// JSON in which nothing controls a terminal: serde_json escapes the control characters that RFC 8259 wants escaped, and
+/// leaves DEL, U+0080 to U+009F and what reorders or hides text.
+struct Printable;
+
+impl serde_json::ser::Formatter for Printable {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, text: &str) -> io::Result<()> {
+        let mut rest = text;
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_unprintable(*c)) {
+            writer.write_all(&rest.as_bytes()[..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(writer, "\\u{unit:04x}")?;
+            }
+            rest = &rest[at + c.len_utf8()..];
+        }
+        writer.write_all(rest.as_bytes())
+    }
+}
+
+fn try_json(value: &impl Serialize) -> io::Result<String> {
+    let mut out = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Printable))?;
+    String::from_utf8(out).map_err(io::Error::other)
+}
+
+/// A JSON value in one line that a terminal shows as it is.
+pub(crate) fn to_json(value: &serde_json::Value) -> String {
+    try_json(value).unwrap_or_default()
+}
+
+/// Bytes from outside for standard output: as they are, or on a terminal with escapes for what would control it. Lines
+/// stay lines.
+pub(crate) struct Shown<W> {
+    out: W,
+    escaped: bool,
+    /// The beginning of a character whose end is still to come.
+    pending: Vec<u8>,
+}
+
+impl<W: Write> Shown<W> {
+    pub(crate) fn new(out: W, escaped: bool) -> Self {
+        Self { out, escaped, pending: Vec::new() }
+    }
+
+    /// Writes what was held back; without it an incomplete character at the end is lost.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.out.write_all(escape(&self.pending).as_bytes())
+    }
+
+    fn write_text(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for (number, line) in bytes.split(|&b| b == b'\n').enumerate() {
+            if number > 0 {
+                self.out.write_all(b"\n")?;
+            }
+            for (number, part) in line.split(|&b| b == b'\t').enumerate() {
+                if number > 0 {
+                    self.out.write_all(b"\t")?;
+                }
+                // The backslashes of what is no name mean nothing.
+                self.out.write_all(escape(part).replace("\\\\", "\\").as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Shown<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.escaped {
+            return self.out.write(bytes);
+        }
+        let mut text = std::mem::take(&mut self.pending);
+        text.extend_from_slice(bytes);
+        // A character of up to four bytes may be cut in two.
+        let incomplete = |at: &usize| std::str::from_utf8(&text[*at..]).is_err_and(|e| e.error_len().is_none());
+        let cut = (text.len().saturating_sub(3)..text.len()).find(|at| text[*at] >= 0xc0 && incomplete(at));
+        self.pending = text.split_off(cut.unwrap_or(text.len()));
+        self.write_text(&text)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -158,6 +248,28 @@ mod tests {
         for (bytes, text) in cases {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn json_and_bytes_for_a_terminal_control_nothing() {
+        let hostile = "a\u{1b}\u{7f}\u{9b}\u{202e}\u{e0001}\\\"\u{e9}";
+        let json = to_json(&serde_json::json!({ hostile: hostile }));
+        assert!(!json.chars().any(is_unprintable), "{json:?}");
+        let back: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(back[hostile], hostile);
+
+        let show = |escaped: bool, parts: &[&[u8]]| {
+            let mut out = Vec::new();
+            let mut shown = Shown::new(&mut out, escaped);
+            parts.iter().for_each(|part| shown.write_all(part).expect("memory"));
+            shown.finish().expect("memory");
+            String::from_utf8_lossy(&out).into_owned()
+        };
+        assert_eq!(
+            show(true, &[b"a\t\\b\n\x1b[0m\xff", b"\xc3", b"\xa9\xc2", b"\x9b\xe2\x80"]),
+            "a\t\\b\n\\u{1b}[0m\\xff\u{e9}\\u{9b}\\xe2\\x80"
+        );
+        assert_eq!(show(false, &[b"\x1b", b"[0m"]), "\u{1b}[0m");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::interrupt;
 use crate::names::escape;
+use crate::output::to_json;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use layerstore::{Event, Observer};
 use std::collections::HashMap;
@@ -33,7 +34,8 @@ impl Reports {
             Self::None => None,
             Self::Text => Some(format!("left out {}: {}", escape(path), escape(reason.as_bytes()))),
             Self::Json => {
-                Some(serde_json::json!({ "left_out": String::from_utf8_lossy(path), "reason": reason }).to_string())
+                let json = serde_json::json!({ "left_out": String::from_utf8_lossy(path), "reason": reason });
+                Some(to_json(&json))
             }
         }
     }

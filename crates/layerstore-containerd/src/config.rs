@@ -1,7 +1,7 @@
 //! The configuration file and the command line; what the latter says goes first.
 
 use clap::Parser;
-use layerstore::{Compress, DriverKind, Error, Result};
+use layerstore::{Compress, DirectIo, DriverKind, Error, Result};
 use serde::Deserialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// How snapshots are made: auto, erofs, overlay or copy [default: auto].
     #[arg(long, value_name = "DRIVER")]
     driver: Option<String>,
+    /// Whether erofs mounts read packs past the page cache: auto, on or off [default: auto].
+    #[arg(long, value_name = "WHEN")]
+    direct_io: Option<String>,
     /// Where to serve metrics: a path for a unix socket, or ADDRESS:PORT.
     #[arg(long, value_name = "WHERE")]
     metrics: Option<String>,
@@ -48,6 +51,10 @@ pub(crate) struct Config {
     pub(crate) root: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) driver: String,
+    /// Whether erofs mounts read packs past the page cache.
+    pub(crate) direct_io: String,
+    /// Whether erofs mounts keep no compressed blocks in memory.
+    pub(crate) drop_compressed: bool,
     /// Whose snapshots these are in the store: one for each containerd that shares it.
     pub(crate) namespace: String,
     pub(crate) metrics: Option<String>,
@@ -73,6 +80,8 @@ impl Default for Config {
             root: "/var/lib/layerstore".into(),
             socket: "/run/layerstore/containerd.sock".into(),
             driver: DriverKind::Auto.to_string(),
+            direct_io: DirectIo::Auto.to_string(),
+            drop_compressed: false,
             namespace: "containerd".into(),
             metrics: None,
             log: "info".into(),
@@ -102,11 +111,13 @@ impl Config {
         put(&mut config.root, args.root);
         put(&mut config.socket, args.socket);
         put(&mut config.driver, args.driver);
+        put(&mut config.direct_io, args.direct_io);
         put(&mut config.log, args.log);
         put(&mut config.containerd.address, args.containerd);
         config.metrics = args.metrics.or(config.metrics);
         config.containerd.content = args.content.or(config.containerd.content);
         config.driver()?;
+        config.direct_io()?;
         config.compress()?;
         Ok(config)
     }
@@ -122,6 +133,10 @@ impl Config {
 
     pub(crate) fn driver(&self) -> Result<DriverKind> {
         self.driver.parse()
+    }
+
+    pub(crate) fn direct_io(&self) -> Result<DirectIo> {
+        self.direct_io.parse()
     }
 
     pub(crate) fn compress(&self) -> Result<Compress> {

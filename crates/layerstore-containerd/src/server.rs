@@ -32,12 +32,15 @@ impl Server {
     pub(crate) fn open(config: Config, bounds: Bounds) -> Result<Self> {
         let options = SnapshotterOptions::default().driver(config.driver()?).namespace(config.namespace.clone());
         let options = options.compress(config.compress()?);
-        make_private(&config.root);
+        let options = options.direct_io(config.direct_io()?).drop_compressed(config.drop_compressed);
         let snapshots = Snapshotter::open(Arc::new(Store::open(&config.root)?), &options)?;
         for (driver, reason) in snapshots.refused() {
             tracing::info!(%driver, %reason, "does not work here");
         }
         tracing::info!(driver = %snapshots.driver(), root = %config.root.display(), "store open");
+        if let Some(decision) = snapshots.direct_io() {
+            tracing::info!(used = decision.used, reason = %decision.reason, "reading packs past the page cache");
+        }
         let (metrics, background, unpacking) = (Metrics::default(), Background::default(), Unpacking::default());
         let (places, lists) = (Semaphore::new(bounds.calls), Semaphore::new(bounds::LISTS));
         let (places, lists, stopping) = (Arc::new(places), Arc::new(lists), Arc::default());
@@ -129,14 +132,5 @@ struct SetOnDrop(Arc<AtomicBool>);
 impl Drop for SetOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Relaxed);
-    }
-}
-
-/// A store lets nobody else in. An empty directory that somebody made for it, with whatever mode, is closed; any other
-/// is left for `Store::open` to judge.
-fn make_private(root: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    if std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none()) {
-        let _ = std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700));
     }
 }

@@ -8,7 +8,7 @@ use crate::convert::{self, some};
 use crate::proto::snapshots as api;
 use crate::remote;
 use crate::server::Server;
-use layerstore::{CommitOptions, Error, Mount, SnapshotFilter};
+use layerstore::{CommitOptions, Error, Mount, RemoveOptions, SnapshotFilter};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -81,6 +81,8 @@ impl api::snapshots_server::Snapshots for Service {
         let commit = move |server: &Server, watch: &crate::server::Watch| {
             // containerd holds the lock of its metadata meanwhile: directories become layers afterwards.
             let mut options = CommitOptions::default().labels(convert::labels(request.labels)).deferred(true);
+            // Clients of containerd commit what they have mounted, its own conformance suite among them.
+            options = options.mounted(true);
             if let Some(parent) = some(&request.parent) {
                 options = options.parent(parent);
             }
@@ -96,7 +98,8 @@ impl api::snapshots_server::Snapshots for Service {
         let key = request.into_inner().key;
         let subject = key.clone();
         let remove = move |server: &Server, _: &crate::server::Watch| {
-            server.snapshots.remove(&key)?;
+            // As containerd's snapshotters do; the directory stays until it is mounted nowhere.
+            server.snapshots.remove_with(&key, &RemoveOptions::default().mounted(true))?;
             server.unpacking.removed(&key);
             server.background.wake();
             Ok(())

@@ -1,12 +1,13 @@
 //! One kernel mount per chain, straight from the packs.
 
-use super::{Driver, DriverKind, image, probe};
+use super::{Caching, DirectIo, Driver, DriverKind, direct, image, probe};
 use crate::digest::Digest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::erofs::{Check, Pack};
 use crate::observe::{Observer, check};
 use crate::snapshot::stale;
 use crate::store::{Change, Store};
+use crate::sys::cache::let_go;
 use crate::sys::lock::Lock;
 use crate::sys::mount::{self, FileSystem};
 use crate::sys::publish::{Draft, io_error, make_dir, sync_dir};
@@ -27,14 +28,15 @@ const PIECE: usize = 256 << 10;
 
 pub(super) struct Erofs {
     store: Arc<Store>,
+    caching: Caching,
 }
 
 impl Erofs {
     /// # Errors
     /// `Unsupported`, with the reason, where the kernel or the store's file system does not serve.
-    pub(super) fn new(store: Arc<Store>) -> Result<Self> {
+    pub(super) fn new(store: Arc<Store>, caching: Caching) -> Result<Self> {
         probe::check(&store)?;
-        Ok(Self { store })
+        Ok(Self { store, caching })
     }
 
     /// The id of a chain, and where it is mounted.
@@ -74,11 +76,42 @@ impl Erofs {
     fn mount(&self, path: &Path, target: &Path) -> Result<()> {
         let packs = checked(path).map_err(|e| e.subject(path.display()))?;
         packs.iter().try_for_each(|pack| self.store.check_pack(pack.base, pack.end))?;
+        if self.caching.drop_compressed {
+            direct::check_droppable(&self.store, &packs).map_err(|e| e.subject(path.display()))?;
+        }
+        make_dir(target)?;
+        let direct = self.caching.direct_io;
+        match self.mount_as(path, &packs, direct.decide().used, target) {
+            // Kernels between know no such option.
+            Err(e) if direct == DirectIo::Auto && e.kind() != ErrorKind::Busy => {
+                self.mount_as(path, &packs, false, target).map_err(|_| e)
+            }
+            done => done,
+        }
+        .map_err(|e| e.subject(path.display()))?;
+        // What was read to check them, and what an import left. Where the kernel reads packs through the cache, what
+        // other mounts are reading goes too, and comes back when it is wanted.
+        packs.iter().for_each(|pack| let_go_of(&self.store.pack_path(pack.base)));
+        Ok(())
+    }
+
+    fn mount_as(&self, path: &Path, packs: &[Pack], direct_io: bool, target: &Path) -> Result<()> {
         let erofs = FileSystem::open("erofs")?;
         erofs.set_path("source", path)?;
         packs.iter().try_for_each(|pack| erofs.set_path("device", &self.store.pack_path(pack.base)))?;
-        make_dir(target)?;
-        erofs.mount(true, target).map_err(|e| e.subject(path.display()))
+        if direct_io {
+            erofs.flag("directio")?;
+        }
+        if self.caching.drop_compressed {
+            erofs.set("cache_strategy", "disabled")?;
+        }
+        erofs.mount(true, target)
+    }
+}
+
+fn let_go_of(path: &Path) {
+    if let Ok(file) = File::open(path) {
+        let_go(file, 0..u64::MAX >> 1);
     }
 }
 

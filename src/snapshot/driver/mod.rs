@@ -3,6 +3,7 @@
 //! `erofs` and `overlay` give directories that an overlay stacks below a snapshot's own changes; they differ in where
 //! those come from. `copy` needs no mount: every snapshot has the whole tree.
 
+mod direct;
 mod erofs;
 mod image;
 mod overlay;
@@ -15,6 +16,8 @@ use crate::observe::Observer;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub(super) use direct::Caching;
+pub use direct::{DirectIo, DirectIoDecision};
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use image::build as build_image;
 pub(super) use select::open;

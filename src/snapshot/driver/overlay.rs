@@ -20,9 +20,6 @@ use std::time::Duration;
 /// How long to wait for another process that extracts the same chain.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// Layers that overlayfs stacks at most (Linux `fs/overlayfs/params.h`, `OVL_MAX_STACK`).
-const MOST_LAYERS: usize = 500;
-
 pub(super) struct Overlay {
     store: Arc<Store>,
     /// Marks are `user.overlay.*`.
@@ -59,6 +56,24 @@ fn probe(store: &Store) -> Result<bool> {
     Ok(user)
 }
 
+/// Whether files can be given to other users here: in a user namespace that maps one user they cannot, and layers are
+/// extracted in full or not at all.
+///
+/// # Errors
+/// `Unsupported` with the reason.
+pub(super) fn sets_owners(store: &Store) -> Result<()> {
+    let scratch = store.scratch()?;
+    let path = scratch.path().join("owned");
+    fs::write(&path, b"").map_err(|e| io_error("create", &path, e))?;
+    std::os::unix::fs::chown(&path, Some(1), Some(1)).map_err(|e| {
+        let why = match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::INVAL) => "this user namespace maps too few users to give layers' files to theirs",
+            _ => "layers' files cannot be given to their users here",
+        };
+        Error::new(ErrorKind::Unsupported, why).source(e)
+    })
+}
+
 impl Driver for Overlay {
     fn kind(&self) -> DriverKind {
         DriverKind::Overlay
@@ -76,11 +91,6 @@ impl Driver for Overlay {
     }
 
     fn lowers(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
-        if layers.len() > MOST_LAYERS {
-            let e = Error::new(ErrorKind::Unsupported, "overlayfs does not stack so many layers");
-            let e = e.expected(format!("at most {MOST_LAYERS}")).actual(layers.len());
-            return Err(e.advise(Advice::OtherDriver));
-        }
         let trees = self.store.path().join("trees");
         let (paths, there) = self.planned(layers)?;
         if there {

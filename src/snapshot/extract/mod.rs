@@ -38,8 +38,11 @@ use crate::sys::publish::io_error;
 use crate::tree::{NodeKind, Outline, Tree};
 use options::Losses;
 use plan::{LeafAt, Plan};
+use rustix::io::Errno;
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use write::Work;
 
 /// A directory being written.
@@ -123,7 +126,7 @@ fn extract(
     options: &ExtractOptions,
     observer: &dyn Observer,
 ) -> Result<ExtractReport> {
-    let mut fresh = Fresh(Vec::new());
+    let mut fresh = Fresh::default();
     let mut targets = Vec::new();
     for (outline, path) in outlines {
         targets.push(fresh.target(outline, path)?);
@@ -135,7 +138,7 @@ fn extract(
     if let (true, Some(target)) = (options.sync, targets.first()) {
         target.root.sync_file_system().map_err(|e| io_error("sync the file system of", &target.path, e))?;
     }
-    fresh.0.clear();
+    fresh.undo.clear();
     let mut report = count(&targets);
     losses.into_report(&mut report);
     Ok(report)
@@ -195,51 +198,90 @@ fn count(targets: &[Target]) -> ExtractReport {
 }
 
 /// Directories that go again unless all of them are complete.
-struct Fresh(Vec<Undo>);
+#[derive(Default)]
+struct Fresh {
+    undo: Vec<Undo>,
+    /// The directory above the last one: those of one extraction lie beside each other.
+    above: Option<(PathBuf, Rc<Dir>)>,
+}
 
-/// How a directory goes again.
+/// How a directory goes again. Its name may be somebody else's by then, who must not lose anything by that.
 enum Undo {
-    /// It was made here.
-    Remove(PathBuf),
+    /// It was made here, with this name in the directory above it, and is this inode.
+    Remove(Rc<Dir>, Vec<u8>, (u64, u64)),
     /// It was there, empty and entered by whom it said.
     Empty(Dir, Access),
 }
 
 impl Fresh {
+    fn above(&mut self, path: &Path) -> rustix::io::Result<Rc<Dir>> {
+        if let Some((_, dir)) = self.above.as_ref().filter(|(of, _)| of == path) {
+            return Ok(dir.clone());
+        }
+        let dir = Rc::new(Dir::resolve(path)?);
+        self.above = Some((path.to_owned(), dir.clone()));
+        Ok(dir)
+    }
+
     fn target(&mut self, outline: Outline<Content>, path: PathBuf) -> Result<Target> {
-        let made = match std::fs::create_dir(&path) {
-            Ok(()) => true,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(io_error("create directory", &path, e)),
-        };
+        let failed = |what: &str, e| io_error(what, &path, e);
         let taken = || {
             let e = Error::new(ErrorKind::AlreadyExists, "something is there already");
             e.expected("nothing, or an empty directory").subject(path.display())
         };
-        let root = Dir::open(&path).map_err(|_| taken())?;
-        let failed = |e| io_error("prepare directory", &path, e);
+        // Whoever may write above could exchange the directory between two looks at the path: there is one.
+        let (above, made, root) = match path.file_name() {
+            Some(name) => {
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                let above = self.above(parent).map_err(|e| failed("open the directory above", e))?;
+                let made = match above.make(name.as_bytes()) {
+                    Ok(()) => true,
+                    Err(Errno::EXIST) => false,
+                    Err(e) => return Err(failed("create directory", e)),
+                };
+                let root = above.below(name.as_bytes(), true).map_err(|_| taken())?;
+                (Some((above, name.as_bytes().to_vec())), made, root)
+            }
+            // `.`, `..` or the like.
+            None => (None, false, Dir::resolve(&path).map_err(|_| taken())?),
+        };
+        let failed = |e| failed("prepare directory", e);
         // One that was made just now, too: somebody may have put another in its place.
         if !root.is_empty().map_err(failed)? {
             return Err(taken());
         }
-        let undo = match made {
-            true => Undo::Remove(path.clone()),
-            false => Undo::Empty(root.below(b"", true).map_err(failed)?, root.access().map_err(failed)?),
+        let undo = match above {
+            Some((above, name)) if made => Undo::Remove(above, name, root.inode().map_err(failed)?),
+            _ => Undo::Empty(root.below(b"", true).map_err(failed)?, root.access().map_err(failed)?),
         };
-        self.0.push(undo);
+        self.undo.push(undo);
         let given = root.seclude().map_err(failed)?;
         Ok(Target { outline, root, given, path })
     }
 }
 
+impl Undo {
+    fn run(&self) -> std::io::Result<()> {
+        match self {
+            Self::Remove(above, name, made) => {
+                let dir = above.below(name, true)?;
+                if dir.inode()? != *made {
+                    return Ok(());
+                }
+                dir.empty()?;
+                // Removes nothing but an empty directory, whatever has the name.
+                Ok(above.remove_empty(name)?)
+            }
+            Self::Empty(dir, access) => dir.empty().and_then(|()| Ok(dir.restore(access)?)),
+        }
+    }
+}
+
 impl Drop for Fresh {
     fn drop(&mut self) {
-        for undo in &self.0 {
+        for undo in &self.undo {
             // Whatever error led here is told; what cannot be removed on top of it is seen by whoever looks.
-            let _ = match undo {
-                Undo::Remove(path) => std::fs::remove_dir_all(path),
-                Undo::Empty(dir, access) => dir.empty().and_then(|()| Ok(dir.restore(access)?)),
-            };
+            let _ = undo.run();
         }
     }
 }

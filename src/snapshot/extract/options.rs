@@ -193,7 +193,8 @@ impl Losses {
     /// If nothing may be lost.
     pub(super) fn add(&self, path: Vec<u8>, what: Lost) -> Result<()> {
         if self.strict {
-            let e = Error::new(crate::ErrorKind::FailedPrecondition, "cannot be set here").actual(what);
+            let e = Error::new(crate::ErrorKind::FailedPrecondition, "cannot be made here as the image has it")
+                .actual(what);
             return Err(e.subject(String::from_utf8_lossy(&path)));
         }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,6 +20,19 @@ impl Index {
         Ok(rows.iter().flat_map(chunk).collect())
     }
 
+    /// Bytes of content in a range of blocks, by the number of the codec they are stored with.
+    pub(crate) fn raw_bytes(&self, blocks: &Range<u64>) -> Result<[u64; 3]> {
+        let sql = format!("SELECT stored >> 24, sum(raw) FROM chunks WHERE {BETWEEN} GROUP BY 1");
+        let row = |r: &Row<'_>| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?));
+        let mut bytes = [0; 3];
+        for (codec, sum) in self.all(&sql, params![blocks.start as i64, blocks.end as i64], row)? {
+            if let Some(bytes) = usize::try_from(codec).ok().and_then(|codec| bytes.get_mut(codec)) {
+                *bytes = sum.max(0) as u64;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The small files that are found in these bundles, by their places.
     pub(crate) fn members_of(&self, bundles: &[ContentId]) -> Result<HashMap<ContentId, Vec<(u32, ContentId)>>> {
         let mut numbers = HashMap::new();

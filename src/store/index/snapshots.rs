@@ -87,11 +87,10 @@ impl Index {
         Ok(rows)
     }
 
-    /// Numbers of the snapshots with this label that were made before a time, the highest first.
-    pub(crate) fn snapshots_labelled(&self, label: &str, before: i64) -> Result<Vec<u64>> {
-        let sql = "SELECT s.n FROM snapshots s JOIN snapshot_labels l ON l.snapshot = s.n \
-                   WHERE l.name = ?1 AND s.created < ?2 ORDER BY s.n DESC";
-        self.all(sql, params![label, before], |r| r.get::<_, i64>(0).map(|n| n as u64))
+    /// Numbers of the snapshots with this label, and when they were updated last, in nanoseconds since 1970.
+    pub(crate) fn snapshots_labelled(&self, label: &str) -> Result<Vec<(u64, i64)>> {
+        let sql = "SELECT s.n, s.updated FROM snapshots s JOIN snapshot_labels l ON l.snapshot = s.n WHERE l.name = ?1";
+        self.all(sql, [label], |r| Ok((r.get::<_, i64>(0)? as u64, r.get(1)?)))
     }
 }
 
@@ -114,6 +113,11 @@ impl Change<'_> {
     /// As [`Index::snapshot`], within this transaction.
     pub(crate) fn snapshot(&self, (namespace, key): SnapshotKey<'_>) -> Result<Option<SnapshotRow>> {
         one_snapshot(&self.tx, "namespace = ?1 AND key = ?2", [namespace, key])
+    }
+
+    /// As [`Index::snapshot_numbered`], within this transaction.
+    pub(crate) fn snapshot_numbered(&self, n: u64) -> Result<Option<SnapshotRow>> {
+        one_snapshot(&self.tx, "n = ?1", [n as i64])
     }
 
     /// Whether any snapshot has this one as its parent.

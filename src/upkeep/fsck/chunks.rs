@@ -4,6 +4,7 @@ use super::{Check, DamageKind, words};
 use crate::error::Result;
 use crate::format::pack::BLOCK;
 use crate::store::ChunkRow;
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use crate::upkeep::verify::verify;
 use std::fs::File;
@@ -13,7 +14,7 @@ impl Check<'_> {
     pub(super) fn chunks(&mut self, pack: (u64, u64), rows: &[ChunkRow]) -> Result<()> {
         let path = &self.store.pack_path(pack.0);
         let file = match File::open(path) {
-            Ok(file) => file,
+            Ok(file) => ReadOnce::new(file),
             Err(e) => {
                 let number = self.found(DamageKind::Pack, path, &io_error("open", path, e));
                 self.of_packs.insert(number, pack);
@@ -21,7 +22,7 @@ impl Check<'_> {
                 return Ok(());
             }
         };
-        let verified = verify(&file, rows, self.options.threads, self.observer)?;
+        let verified = verify(file.file(), rows, self.options.threads, self.observer)?;
         self.report.counts.read += verified.read;
         self.report.counts.bytes += verified.bytes;
         for (row, e) in verified.bad {

@@ -8,6 +8,7 @@ use crate::id::ContentId;
 use crate::layer::Layer;
 use crate::observe::check;
 use crate::store::{Index, chunk_refs};
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use crate::upkeep::verify::sha256;
 use std::collections::{BTreeMap, HashSet};
@@ -128,7 +129,7 @@ impl Check<'_> {
         if !self.options.full {
             return Ok(());
         }
-        let (actual, _) = sha256(file, self.observer).map_err(|e| e.subject(path.display()))?;
+        let (actual, _) = sha256(ReadOnce::new(file), self.observer).map_err(|e| e.subject(path.display()))?;
         match actual == *digest {
             true => Ok(()),
             false => Err(Error::corrupt("blob does not match its digest").expected(digest).actual(actual)),

@@ -9,12 +9,13 @@ use super::plan::{Garbage, GarbageKind, GcPlan, GcReport};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
-use crate::snapshot::stale;
+use crate::snapshot::{drop_implied, stale};
 use crate::store::{Change, Scratch, Store};
 use crate::sys::mount::{is_mount_point, unmount};
-use crate::sys::mounts::MountTables;
+use crate::sys::mounts::InUse;
 use crate::sys::openers::if_nobody_has;
 use crate::sys::publish::{io_error, sync_dir};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,12 +26,12 @@ pub(super) struct Removal<'s, 'p> {
     store: &'s Store,
     plan: &'p GcPlan,
     scratch: Scratch<'s>,
-    mounts: MountTables,
+    mounts: InUse,
 }
 
 impl<'s, 'p> Removal<'s, 'p> {
     pub(super) fn begin(store: &'s Store, plan: &'p GcPlan) -> Result<Self> {
-        Ok(Self { store, plan, scratch: store.scratch()?, mounts: MountTables::read() })
+        Ok(Self { store, plan, scratch: store.scratch()?, mounts: InUse::of(store.path()) })
     }
 
     /// Step 1: rows, of what is garbage still.
@@ -41,6 +42,7 @@ impl<'s, 'p> Removal<'s, 'p> {
             // This also writes over what a commit that failed half-way may have left in the journal.
             change.next_generation()?;
             change.drop_unnamed_configs()?;
+            drop_implied(change, &self.plan.implied)?;
             let live = Live::new(&change.roots()?);
             for layer in dead.iter().filter(|layer| !live.layers.contains(layer)) {
                 change.drop_layer(layer)?;
@@ -84,7 +86,6 @@ impl<'s, 'p> Removal<'s, 'p> {
 
     /// False if somebody came to need it, or has it open.
     fn remove(&self, change: &Change<'_>, live: &Live, garbage: &Garbage) -> Result<bool> {
-        let root = self.store.path();
         match (garbage.kind, digest(garbage), garbage.name.parse::<u64>()) {
             (GarbageKind::Layer, Some(layer), _) if !change.has_layer(&layer)? => {
                 self.take(&self.store.record_path(&layer))
@@ -98,11 +99,11 @@ impl<'s, 'p> Removal<'s, 'p> {
                 _ => Ok(false),
             },
             (GarbageKind::Tree, Some(chain), _) if !live.keeps_chain("trees", &chain) => {
-                self.take_unmounted(&root.join("trees").join(chain.hex()))
+                self.take_unmounted("trees", &chain.hex())
             }
             (GarbageKind::Image, Some(chain), _) if !live.keeps_chain("mounts", &chain) => self.image(&chain),
             (GarbageKind::Snapshot, _, Ok(n)) if !live.keeps_snapshot(n) => {
-                self.take_unmounted(&root.join("snapshots").join(n.to_string()))
+                self.take_unmounted("snapshots", &garbage.name)
             }
             _ => Ok(false),
         }
@@ -125,17 +126,22 @@ impl<'s, 'p> Removal<'s, 'p> {
     }
 
     /// Images that only mounts needed which are gone by now.
-    pub(super) fn stale(&self) -> Result<()> {
+    pub(super) fn stale(&self, report: &mut GcReport) -> Result<()> {
         let root = self.store.path();
-        if stale::images(root)?.is_empty() {
+        let images = self.plan.garbage.iter().filter(|g| g.kind == GarbageKind::Image && digest(g).is_none());
+        let planned: HashMap<PathBuf, &Garbage> = images.map(|g| (root.join("images").join(&g.name), g)).collect();
+        if planned.is_empty() {
             return Ok(());
         }
-        let drop_unused = |change: &Change<'_>| stale::drop_unused(root, change, |image| self.take(image)).map(drop);
-        self.store.with_index(|index| index.write(drop_unused))
+        let take = |image: &Path| if planned.contains_key(image) { self.take(image) } else { Ok(false) };
+        let drop_unused = |change: &Change<'_>| stale::drop_unused(root, change, take);
+        let (gone, _) = self.store.with_index(|index| index.write(drop_unused))?;
+        report.removed.extend(gone.iter().filter_map(|path| planned.get(path).map(|&g| g.clone())));
+        Ok(())
     }
 
-    fn take_unmounted(&self, path: &Path) -> Result<bool> {
-        if self.mounts.mention(path) { Ok(false) } else { self.take(path) }
+    fn take_unmounted(&self, dir: &str, name: &str) -> Result<bool> {
+        if self.mounts.shows(dir, name) { Ok(false) } else { self.take(&self.store.path().join(dir).join(name)) }
     }
 
     fn take(&self, path: &Path) -> Result<bool> {

@@ -1,15 +1,17 @@
 //! Looking for what nothing keeps: layers, and files and directories of the store.
 
 use super::live::Live;
-use super::plan::{Garbage, GarbageKind};
+use super::plan::{Garbage, GarbageKind, Kept};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::snapshot::stale;
-use crate::store::{Index, Roots, Store, pack_base};
-use crate::sys::mounts::MountTables;
+use crate::snapshot::{Implied, implied_label, stale};
+use crate::store::{Index, LayerInfo, Roots, SnapshotRow, Store, pack_base};
+use crate::sys::mount::is_mount_point;
+use crate::sys::mounts::InUse;
+use crate::sys::openers::if_nobody_has;
 use crate::sys::publish::io_error;
 use crate::sys::upper::disk_usage;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,14 +27,24 @@ pub(super) struct Found {
     pub(super) garbage: Vec<Garbage>,
     /// Metadata images that stay.
     pub(super) kept_images: Vec<PathBuf>,
+    /// Numbers of snapshots that were made for images' layers and go.
+    pub(super) implied: Vec<u64>,
+    /// What only such snapshots keep that wait.
+    pub(super) kept: Vec<Kept>,
 }
 
-/// Everything but chunks and packs that is garbage.
-pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
-    let read = |index: &Index| Ok((index.roots()?, index.layers()?, index.packs()?, index.kept_blobs()?));
-    let (roots, layers, packs, kept) = store.with_index(|index| index.view(read))?;
+/// Everything but chunks and packs that is garbage. With `now` no snapshot of an image's layers waits.
+pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
+    let read = |index: &Index| {
+        let labelled = index.snapshots_labelled(implied_label())?;
+        Ok((index.roots()?, labelled, index.layers()?, index.packs()?, index.kept_blobs()?))
+    };
+    let (mut roots, labelled, layers, packs, kept) = store.with_index(|index| index.view(read))?;
     check_roots(store, &roots)?;
+    let implied = Implied::of(&roots.snapshots, &labelled, now);
+    roots.snapshots.retain(|row| !implied.over.contains(&row.n));
     let live = Live::new(&roots);
+    let waiting = waiting(roots, &implied, &labelled, &live, &layers);
     let layers: Vec<Digest> = layers.into_iter().map(|l| l.diff_id).collect();
     let kept = kept.into_iter().filter(|b| live.layers.contains(&b.diff_id)).map(|b| b.digest);
     let kept: HashSet<Digest> = kept.chain(live.blobs.iter().copied()).collect();
@@ -45,13 +57,25 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
         }
     }
     for (path, chain) in named(store, "trees", "")? {
-        if !live.keeps_chain("trees", &chain) && !mounts.mention(&path) {
+        if !live.keeps_chain("trees", &chain) && !mounts.shows("trees", &chain.hex()) {
             let bytes = size(&path);
             let why = "no image and no snapshot stands on this chain";
             garbage.push(Garbage { kind: GarbageKind::Tree, name: chain.hex(), bytes, why });
         }
     }
-    let mut kept_images = stale_images(store)?;
+    let mut kept_images = Vec::new();
+    for (path, chain) in stale::images(store.path())? {
+        let lower = format!("mounts/{}", chain.hex());
+        // Its own mount goes first, where no snapshot stands on it.
+        let own = is_mount_point(&store.path().join(&lower)) && !live.lowers.contains(&lower);
+        if own || if_nobody_has(&path, || Ok(()))?.is_some() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let why = "it serves no new mount, and nothing is mounted from it";
+            garbage.push(Garbage { kind: GarbageKind::Image, bytes: disk_of(&path), name, why });
+        } else {
+            kept_images.push(path);
+        }
+    }
     for (path, chain) in chain_images(store)? {
         if live.keeps_chain("mounts", &chain) {
             kept_images.push(path);
@@ -60,13 +84,43 @@ pub(super) fn all(store: &Store, mounts: &MountTables) -> Result<Found> {
         }
     }
     for (path, n) in snapshots(store)? {
-        if !live.keeps_snapshot(n) && !mounts.mention(&path) {
+        if !live.keeps_snapshot(n) && !mounts.shows("snapshots", &n.to_string()) {
             let bytes = size(&path);
             let why = "its snapshot is gone, or its changes are a layer";
             garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
         }
     }
-    Ok(Found { live, layers, packs, garbage, kept_images })
+    Ok(Found { live, layers, packs, garbage, kept_images, implied: implied.over, kept: waiting })
+}
+
+/// What only snapshots of images' layers keep that wait for the next mount.
+fn waiting(
+    mut roots: Roots,
+    implied: &Implied,
+    labelled: &[(u64, i64)],
+    live: &Live,
+    layers: &[LayerInfo],
+) -> Vec<Kept> {
+    if implied.waiting.is_empty() {
+        return vec![];
+    }
+    // As it would be if none of them waited: those below go with them.
+    let all = Implied::of(&roots.snapshots, labelled, true).over;
+    let (rows, kept): (Vec<SnapshotRow>, _) = roots.snapshots.into_iter().partition(|row| all.contains(&row.n));
+    roots.snapshots = kept;
+    let without = Live::new(&roots);
+    let rows: HashMap<u64, &SnapshotRow> = rows.iter().map(|row| (row.n, row)).collect();
+    let sizes: HashMap<Digest, u64> = layers.iter().map(|layer| (layer.diff_id, layer.tar_size)).collect();
+    let kept = implied.waiting.iter().filter_map(|(n, until)| {
+        let top = *rows.get(n)?;
+        let chain = std::iter::successors(Some(top), |row| rows.get(&row.parent?).copied()).take(rows.len());
+        let only: HashSet<Digest> = chain.filter_map(|row| row.layer).collect();
+        let only = only.iter().filter(|layer| live.layers.contains(layer) && !without.layers.contains(layer));
+        let (layers, tar) = only.fold((0, 0), |(n, tar), layer| (n + 1, tar + sizes.get(layer).copied().unwrap_or(0)));
+        let (namespace, key) = (top.namespace.clone(), top.key.clone());
+        (layers > 0).then_some(Kept { namespace, key, until: until / 1_000_000_000, layers, tar })
+    });
+    kept.collect()
 }
 
 /// Bytes on disk of a directory that is to go. One that cannot be read goes all the same, and counts nothing.

@@ -21,14 +21,13 @@ pub(super) use find::{chain_images, disk_of};
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use marks::mark;
 pub(super) use marks::{PrefixMap, for_each_ref, for_each_row, passes};
-pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport};
+pub use plan::{Garbage, GarbageKind, GcOptions, GcPlan, GcReport, Kept};
 
 use crate::error::Result;
 use crate::observe::Observer;
-use crate::snapshot::forget_implied;
 use crate::store::Store;
 use crate::sys::lock::Lock;
-use crate::sys::mounts::MountTables;
+use crate::sys::mounts::InUse;
 use files::Removal;
 use marks::Marker;
 use space::Space;
@@ -46,14 +45,13 @@ impl Store {
     pub fn gc_plan(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
         self.with_reserve(|| {
             let _lock = self.lock_gc(options, observer)?;
-            self.plan_gc(observer)
+            self.plan_gc(options, observer)
         })
     }
 
-    fn plan_gc(&self, observer: &dyn Observer) -> Result<GcPlan> {
-        forget_implied(self)?;
-        let found = find::all(self, &MountTables::read())?;
-        let mut plan = GcPlan { garbage: found.garbage, ..GcPlan::default() };
+    fn plan_gc(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
+        let found = find::all(self, &InUse::of(self.path()), options.now)?;
+        let mut plan = GcPlan { garbage: found.garbage, kept: found.kept, implied: found.implied, ..GcPlan::default() };
         let mut space = Space::new(&found.packs);
         let survivors = found.layers.iter().filter(|layer| found.live.layers.contains(*layer));
         let mut marker = Marker::new(self, survivors.copied().collect(), observer)?;
@@ -70,21 +68,27 @@ impl Store {
         space.protect(&self.image_ranges(&found.kept_images)?);
         let spaces = self.spaces(&space, observer)?;
         plan.damaged = spaces.damaged;
-        for (_, free) in spaces.packs {
+        for (pack, free) in spaces.packs {
+            if free.is_any() {
+                plan.packs.insert(pack.base());
+            }
             plan.punch += free.punch;
             plan.garbage.extend(free.garbage);
         }
         Ok(plan)
     }
 
-    /// Removes what `plan` says, as far as it is garbage still: what somebody came to need since stays.
+    /// Removes what `plan` says, as far as it is garbage still: what somebody came to need since stays, and what became
+    /// garbage since waits for the next plan. Chunks are counted in a plan, not named: those go that no layer needs once
+    /// the plan's layers are gone, and disk is given back in the packs that the plan found something in. What processes
+    /// left that died in their work goes too, as whenever a store is opened.
     ///
     /// # Errors
     /// `Busy` if another process collects garbage for longer than the options' patience; `Corrupt` as
     /// [`gc_plan`](Self::gc_plan); `Io`; `Cancelled`. What was removed until then stays removed, and nothing is lost.
     pub fn gc(&self, plan: &GcPlan, options: &GcOptions, observer: &dyn Observer) -> Result<GcReport> {
         let _lock = self.with_reserve(|| self.lock_gc(options, observer))?;
-        let mut report = GcReport::default();
+        let mut report = GcReport { kept: plan.kept.clone(), ..GcReport::default() };
         // On a full disk there is no room for a transaction on many chunks: with what is kept in reserve some of them go,
         // and then there is.
         let mut tries = 0;
@@ -108,12 +112,14 @@ impl Store {
         self.end_leases()?;
         let removal = Removal::begin(self, plan)?;
         removal.rows()?;
-        removal.stale()?;
+        removal.stale(report)?;
         let failed = removal.files(observer, report)?;
         drop(removal);
-        report.chunks += chunks::kill(self, most, observer)?;
+        if plan.chunks > 0 {
+            report.chunks += chunks::kill(self, most, observer)?;
+        }
         report.waiting = chunks::bury(self, observer)?;
-        self.give_space_back(observer, report)?;
+        self.give_space_back(&plan.packs, observer, report)?;
         failed.map_or(swept, Err)
     }
 

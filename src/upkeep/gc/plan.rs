@@ -1,5 +1,6 @@
 //! What gc will remove, and what it has removed, as values.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,11 +8,12 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct GcOptions {
     pub(super) patience: Duration,
+    pub(super) now: bool,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(60) }
+        Self { patience: Duration::from_secs(60), now: false }
     }
 }
 
@@ -20,6 +22,15 @@ impl GcOptions {
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Lets go at once of snapshots that were made for a mount of an image and that nothing stands on any more; else they
+    /// wait five minutes for the next mount. A mount that is being made at that moment may fail, and works when it is
+    /// tried again. Default false.
+    #[must_use]
+    pub fn now(mut self, now: bool) -> Self {
+        self.now = now;
         self
     }
 }
@@ -70,6 +81,22 @@ pub struct Garbage {
     pub why: &'static str,
 }
 
+/// Layers that nothing keeps but a snapshot that was made for a mount of an image, and waits for the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Kept {
+    /// Whose snapshot it is.
+    pub namespace: String,
+    /// Its name, the chain_id of the image's layers.
+    pub key: String,
+    /// Until when it waits, in seconds since 1970.
+    pub until: i64,
+    /// How many layers nothing else keeps.
+    pub layers: u64,
+    /// Bytes of their tars.
+    pub tar: u64,
+}
+
 /// What gc would remove. Made by [`Store::gc_plan`](crate::Store::gc_plan).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -83,6 +110,12 @@ pub struct GcPlan {
     /// Packs that are damaged, so that nobody knows where their tables begin: they stay as they are until they are
     /// repaired.
     pub damaged: Vec<PathBuf>,
+    /// What would be garbage, but for snapshots that wait: see [`GcOptions::now`].
+    pub kept: Vec<Kept>,
+    /// Numbers of snapshots that were made for images' layers and go.
+    pub(in crate::upkeep) implied: Vec<u64>,
+    /// Bases of packs of which something is given back.
+    pub(super) packs: BTreeSet<u64>,
 }
 
 impl GcPlan {
@@ -93,7 +126,7 @@ impl GcPlan {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.garbage.is_empty() && self.chunks == 0 && self.punch == 0
+        self.garbage.is_empty() && self.chunks == 0 && self.punch == 0 && self.implied.is_empty()
     }
 }
 
@@ -114,6 +147,8 @@ pub struct GcReport {
     pub unpunched: u64,
     /// Packs that are damaged and were left as they are, even if no chunk in them is needed.
     pub damaged: Vec<PathBuf>,
+    /// What is kept only by snapshots that wait, as the plan told.
+    pub kept: Vec<Kept>,
 }
 
 impl GcReport {

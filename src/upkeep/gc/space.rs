@@ -12,6 +12,7 @@ use crate::observe::{Observer, check};
 use crate::store::{Change, Index, Store};
 use crate::sys::publish::io_error;
 use crate::sys::space::{allocated, punch};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -45,8 +46,14 @@ pub(super) struct PackSpace {
     pub(super) punch: u64,
 }
 
+impl Pack {
+    pub(super) fn base(self) -> u64 {
+        self.base
+    }
+}
+
 impl PackSpace {
-    fn is_any(&self) -> bool {
+    pub(super) fn is_any(&self) -> bool {
         self.garbage.is_some() || self.punch > 0
     }
 }
@@ -166,12 +173,17 @@ impl Store {
         Ok((path, file, footer.table_address / BLOCK))
     }
 
-    /// Removes packs that no chunk is in and punches out what no chunk has of the others.
-    pub(super) fn give_space_back(&self, observer: &dyn Observer, report: &mut GcReport) -> Result<()> {
+    /// Removes packs that no chunk is in and punches out what no chunk has of the others, of those that were planned.
+    pub(super) fn give_space_back(
+        &self,
+        planned: &BTreeSet<u64>,
+        observer: &dyn Observer,
+        report: &mut GcReport,
+    ) -> Result<()> {
         let mut space = self.with_index(|index| index.view(|index| taken(index, observer)))?;
         let spaces = self.spaces(&space, observer)?;
         report.damaged = spaces.damaged;
-        if !spaces.packs.iter().any(|(_, free)| free.is_any()) {
+        if !spaces.packs.iter().any(|(pack, free)| free.is_any() && planned.contains(&pack.base)) {
             return Ok(());
         }
         // What images show has a chunk, dead at least, unless the database was rebuilt.
@@ -179,7 +191,7 @@ impl Store {
         let mut tables = Tables { store: self, packs: vec![], last: None };
         for (pack, found) in spaces.packs {
             check(observer)?;
-            if !found.is_any() {
+            if !found.is_any() || !planned.contains(&pack.base) {
                 continue;
             }
             let (path, file, table) = self.open_pack(pack)?;

@@ -9,6 +9,7 @@ use crate::image::spec::{Config, JSON_LIMIT, Manifest, parse};
 use crate::limits::Limits;
 use crate::observe::check;
 use crate::store::{BlobInfo, Change, ImageInfo, LayerInfo};
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use crate::upkeep::DamageKind;
 use crate::upkeep::verify::sha256;
@@ -92,7 +93,7 @@ impl Rebuild<'_> {
     /// SHA-256 and length of a file.
     fn hash(&self, path: &Path) -> Result<(Digest, u64)> {
         let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        sha256(file, self.observer).map_err(|e| e.subject(path.display()))
+        sha256(ReadOnce::new(file), self.observer).map_err(|e| e.subject(path.display()))
     }
 
     /// Enters the layers' blobs that were kept. Which layer one holds, its bytes tell.
@@ -171,7 +172,8 @@ impl Rebuild<'_> {
     /// The layer a blob holds, and the length of its tar; `None` if it holds none.
     fn layer_in(&self, path: &Path) -> Result<Option<(Digest, u64)>> {
         let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        let tar = BlobReader::new(file, &Limits::default()).and_then(|reader| sha256(reader, self.observer));
+        let tar =
+            BlobReader::new(ReadOnce::new(file), &Limits::default()).and_then(|reader| sha256(reader, self.observer));
         match tar {
             Err(e) if e.kind() == crate::ErrorKind::Cancelled => Err(e),
             tar => Ok(tar.ok().filter(|(_, len)| *len > 0)),

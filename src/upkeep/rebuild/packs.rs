@@ -10,6 +10,7 @@ use crate::format::erofs::read::Image;
 use crate::format::pack::{ADDRESS_LIMIT, BLOCK, TableChunk};
 use crate::observe::check;
 use crate::store::{ChunkRow, PACK_MAX, pack_base};
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use crate::upkeep::DamageKind;
 use crate::upkeep::verify::verify;
@@ -70,19 +71,19 @@ impl Rebuild<'_> {
 
     /// The chunks that are what their ids say, and those of which that cannot be told.
     fn sound(&mut self, path: &Path, table: Vec<TableChunk>) -> Result<Vec<TableChunk>> {
-        let file = File::open(path).map_err(|e| io_error("open", path, e))?;
+        let file = ReadOnce::new(File::open(path).map_err(|e| io_error("open", path, e))?);
         let known = |chunk: &TableChunk| self.store.with_index(|index| index.has_chunk(&chunk.id));
         let known = table.iter().map(known).collect::<Result<Vec<bool>>>()?;
         // A second copy is space for gc.
         let mut table: Vec<_> = table.into_iter().zip(known).filter(|(_, known)| !known).map(|(c, _)| c).collect();
         let rows: Vec<_> = table.iter().map(|c| ChunkRow { n: 0, id: c.id, location: c.location, sum: None }).collect();
-        let verified = verify(&file, &rows, self.options.threads, self.observer)?;
+        let verified = verify(file.file(), &rows, self.options.threads, self.observer)?;
         self.report.bytes += verified.bytes;
         let mut bad = HashMap::new();
         for (row, e) in verified.bad {
             // What cannot be read today may be there tomorrow: it keeps its row, and fsck tells of it.
             if e.kind() == ErrorKind::Corrupt {
-                let gone = is_zero(&file, &row);
+                let gone = is_zero(file.file(), &row);
                 *(if gone { &mut self.report.gone } else { &mut self.report.damaged }) += 1;
                 bad.insert(row.location.block, row.id);
             }

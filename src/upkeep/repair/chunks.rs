@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::id::ContentId;
 use crate::observe::check;
 use crate::store::{Change, ChunkRow, Ingest, Moves, Outcome, chunk_refs};
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use crate::upkeep::verify::Reader;
 use std::collections::{BTreeSet, HashSet};
@@ -45,8 +46,8 @@ impl Repair<'_> {
         for (path, rows) in std::mem::take(&mut self.needs.rescue) {
             for batch in rows.chunks(BATCH) {
                 check(self.observer)?;
-                let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
-                let read = |row: &ChunkRow| Ok((row.id, reader.content(&file, row)?.to_vec()));
+                let file = ReadOnce::new(File::open(&path).map_err(|e| io_error("open", &path, e))?);
+                let read = |row: &ChunkRow| Ok((row.id, reader.content(file.file(), row)?.to_vec()));
                 let chunks = batch.iter().map(read).collect::<Result<Vec<_>>>()?;
                 for chunk in describe(self.store, &self.needs.layers, chunks)? {
                     ingest.store_again(chunk.id, &chunk.raw, chunk.members, encoder)?;

@@ -10,6 +10,7 @@ use crate::layer::ImportOptions;
 use crate::limits::Limits;
 use crate::observe::{Observer, check};
 use crate::store::{ChunkReader, OpenOptions, Store};
+use crate::sys::cache::ReadOnce;
 use crate::sys::publish::{Draft, io_error};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -118,7 +119,7 @@ impl<'a> Donors<'a> {
             _ => {}
         }
         for file in files.iter().filter_map(|path| File::open(path).ok()) {
-            if let Some(done) = copy(file, digest, draft()?)? {
+            if let Some(done) = copy(ReadOnce::new(file), digest, draft()?)? {
                 return Ok(Some(done));
             }
         }
@@ -153,7 +154,7 @@ struct Filling<'a> {
 impl Filling<'_> {
     fn file(&mut self, path: &Path, diff_id: Option<Digest>) -> Result<()> {
         let file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        self.put(file, diff_id).map_err(|e| e.subject(path.display()))
+        self.put(ReadOnce::new(file), diff_id).map_err(|e| e.subject(path.display()))
     }
 
     fn put(&mut self, blob: impl Read + Send, diff_id: Option<Digest>) -> Result<()> {

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::format::pack::{BLOCK, owner};
 use crate::id::ContentId;
 use crate::store::{ChunkRow, Index, Store};
+use crate::sys::cache::ReadOnce;
 use crate::upkeep::verify::Reader;
 use crate::upkeep::{DamageKind, FsckReport};
 use std::collections::BTreeSet;
@@ -81,8 +82,8 @@ impl Needs {
     fn pack(&mut self, store: &Store, index: &Index, (base, len): (u64, u64), reader: &mut Reader) -> Result<()> {
         self.packs.push((base, len));
         let (path, blocks) = (store.pack_path(base), blocks(base, len));
-        let file = File::open(&path);
-        let sound = |row: &ChunkRow| file.as_ref().is_ok_and(|file| reader.content(file, row).is_ok());
+        let file = File::open(&path).map(ReadOnce::new);
+        let sound = |row: &ChunkRow| file.as_ref().is_ok_and(|file| reader.content(file.file(), row).is_ok());
         let (sound, bad): (Vec<ChunkRow>, Vec<ChunkRow>) = index.chunks_in(&blocks)?.into_iter().partition(sound);
         self.chunks.extend(bad.iter().map(|row| row.id));
         self.rescue.push((path, sound));

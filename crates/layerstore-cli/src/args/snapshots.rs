@@ -1,7 +1,9 @@
 //! Arguments of the commands that compose, mount and commit.
 
+use crate::commands::run::capabilities;
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueHint};
-use layerstore::DriverKind;
+use layerstore::{DirectIo, DriverKind};
 use std::path::PathBuf;
 
 /// Whose snapshots they are where nobody says.
@@ -13,6 +15,12 @@ pub(crate) struct Snapshots {
     /// How layers become directories: auto, erofs, overlay or copy
     #[arg(long, value_name = "DRIVER", default_value = "auto", env = "LAYERSTORE_DRIVER")]
     pub(crate) driver: DriverKind,
+    /// Whether erofs mounts read packs past the page cache: auto (where the kernel is known to be safe), on or off
+    #[arg(long, value_name = "WHEN", default_value = "auto", env = "LAYERSTORE_DIRECT_IO")]
+    pub(crate) direct_io: DirectIo,
+    /// Keep no compressed blocks of erofs mounts in memory: less memory, more reads; only where content is stored with zstd
+    #[arg(long, env = "LAYERSTORE_DROP_COMPRESSED", value_parser = BoolishValueParser::new())]
+    pub(crate) drop_compressed: bool,
     /// Whose snapshots: keys of different namespaces do not see each other
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAMESPACE)]
     pub(crate) namespace: String,
@@ -55,6 +63,9 @@ pub(crate) enum SnapshotCommand {
         /// Their keys
         #[arg(required = true)]
         keys: Vec<String>,
+        /// Remove them even if they are mounted; what was written to them is lost when they are unmounted
+        #[arg(long)]
+        force: bool,
     },
     /// List snapshots
     #[command(after_help = "EXAMPLES:\n  layerstore snapshot ls --filter kind==active")]
@@ -117,13 +128,17 @@ pub(crate) struct MountArgs {
 
 /// Unmount what `layerstore mount` mounted
 ///
-/// The snapshot of a writable mount stays, to be committed or removed; that of a read-only mount goes.
+/// The snapshot of a writable mount stays, to be committed or removed; that of a read-only mount goes. With --all nothing
+/// of the store stays mounted, so that its directory can be moved or removed.
 #[derive(Args)]
-#[command(after_help = "EXAMPLES:\n  layerstore umount /mnt")]
+#[command(after_help = "EXAMPLES:\n  layerstore umount /mnt\n  layerstore umount --all")]
 pub(crate) struct Umount {
     /// Where it is mounted
-    #[arg(value_hint = ValueHint::DirPath)]
-    pub(crate) dir: PathBuf,
+    #[arg(value_hint = ValueHint::DirPath, required_unless_present = "all")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Unmount all that is mounted from the store, what snapshots share in the store's own directory included
+    #[arg(long, conflicts_with = "dir")]
+    pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) common: Snapshots,
 }
@@ -161,11 +176,15 @@ pub(crate) struct Diff {
 
 /// Try an image: run a command in it, in namespaces of its own
 ///
-/// A convenience, no container runtime: a chroot with its own mount and pid namespaces, /proc, the image's environment,
-/// and nothing else shut off. Needs root. Changes are dropped, or kept as the snapshot KEY with --keep.
+/// A convenience, no container runtime. The command has mount, pid, ipc, uts and cgroup namespaces of its own, and the
+/// image as its root: nothing of the host's files can be reached. It runs as the image's user, with Docker's default
+/// capabilities, with standard input, output and error and no other open file, with its own /proc, masked as Docker's, and
+/// a small /dev; there is no /sys. It shares the host's network, and has neither a seccomp filter, an LSM profile nor
+/// limits: a runtime such as containerd or podman has those. Needs root. Changes are dropped, or kept as the snapshot KEY
+/// with --keep.
 #[derive(Args)]
 #[command(after_help = "EXAMPLES:\n  layerstore run app:1 -- ls -l /\n  layerstore run app:1 --keep work -- touch /new
-  layerstore commit work app:2 --image app:1")]
+  layerstore commit work app:2 --image app:1\n  layerstore run app:1 --user 1000:1000 --cap-add NET_ADMIN -- id")]
 pub(crate) struct Run {
     /// An image's name or digest
     #[arg(value_name = "IMAGE")]
@@ -173,29 +192,23 @@ pub(crate) struct Run {
     /// Keep the changes as an active snapshot of this key
     #[arg(long, value_name = "KEY")]
     pub(crate) keep: Option<String>,
+    /// Whom to run as, by names of the image or by numbers [default: the image's user]
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Give a capability that Docker does not give by default, as NET_ADMIN, or ALL
+    #[arg(long, value_name = "CAP", value_delimiter = ',', value_parser = capabilities::parse)]
+    pub(crate) cap_add: Vec<u64>,
+    /// Keep set-user-ID files and the like from giving privileges
+    #[arg(long)]
+    pub(crate) no_new_privileges: bool,
+    /// Give all capabilities, mask nothing in /proc, and obey device files of the image
+    #[arg(long)]
+    pub(crate) privileged: bool,
     /// The command; without one the image's own
     #[arg(last = true)]
     pub(crate) command: Vec<std::ffi::OsString>,
     #[command(flatten)]
     pub(crate) common: Snapshots,
-}
-
-/// The part of `run` that is in the new namespaces. No command for users, so neither help nor completions have it.
-#[derive(Parser)]
-pub(crate) struct Inside {
-    /// The root to be
-    pub(crate) root: PathBuf,
-    /// The command's environment, NAME=VALUE
-    #[arg(long)]
-    pub(crate) env: Vec<String>,
-    /// The command
-    #[arg(last = true, required = true)]
-    pub(crate) command: Vec<std::ffi::OsString>,
-}
-
-impl Inside {
-    /// The first argument by which `main` knows it.
-    pub(crate) const NAME: &str = "run-inside";
 }
 
 /// Make an image of an active snapshot: the image it was prepared on and one more layer

@@ -15,6 +15,9 @@ pub(crate) struct Gc {
     /// Only show what would be removed, and why
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Let go at once of what mounts of images stood on; else it waits five minutes for the next mount
+    #[arg(long)]
+    pub(crate) now: bool,
 }
 
 /// Look for damage, and say which layers and images it hurts

@@ -4,14 +4,18 @@ use crate::args::Cat;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find, normal};
+use crate::output::Shown;
 use layerstore::{EntryKind, Error, ErrorKind, FileReader, Layer, Store};
-use std::io::Write;
 
 pub(crate) fn run(context: &Context, args: &Cat) -> Result<(), Failure> {
     let store = context.store()?;
     let path = normal(&args.path)?;
     let file = open(&store, find(&store, &args.what)?, &path)?;
-    Ok(file.copy_to(&mut *context.out().lock() as &mut dyn Write).map(drop)?)
+    // A pipe or a file gets the bytes as they are.
+    let mut out = context.out().lock();
+    let mut out = Shown::new(&mut *out, context.out().is_terminal());
+    file.copy_to(&mut out)?;
+    Ok(out.finish()?)
 }
 
 pub(super) fn open<'s>(store: &'s Store, named: Named, path: &[u8]) -> Result<FileReader<'s>, Failure> {

@@ -4,7 +4,6 @@ use super::snapshot;
 use crate::args::Commit;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
-use crate::mounted;
 use crate::names::{self, escape, shell};
 use layerstore::{AppendOptions, CommitOptions, Digest, Error, ErrorKind, SnapshotKind, Snapshotter};
 use serde_json::json;
@@ -68,11 +67,14 @@ pub(crate) fn run(context: &Context, args: &Commit) -> Result<(), Failure> {
 
 /// What is written to a mount after the commit would be lost.
 fn refuse_mounted(context: &Context, args: &Commit, snapshots: &Snapshotter) -> Result<(), Failure> {
-    let is_it = |found: &mounted::Mounted| {
-        snapshots.key_of(std::slice::from_ref(&found.mount)).is_ok_and(|key| key == args.key)
-    };
-    let Some(found) = mounted::from_store(snapshots.store().path()).into_iter().find(is_it) else { return Ok(()) };
+    let Some(dirs) = snapshots.mount_points(&args.key)? else { return Ok(()) };
     let e = Error::new(ErrorKind::FailedPrecondition, "the snapshot is mounted").subject(&args.key);
-    let (dir, again) = (shell(found.dir.as_os_str().as_bytes()), snapshot::again(context, &args.common));
-    Err(Failure::from(e.actual(found.dir.display())).hint(format!("`layerstore umount {dir}{again}` first")))
+    let hint = match dirs.first() {
+        Some(dir) => {
+            let (dir, again) = (shell(dir.as_os_str().as_bytes()), snapshot::again(context, &args.common));
+            format!("`layerstore umount {dir}{again}` first")
+        }
+        None => snapshot::unmount_hint(context, &dirs, ""),
+    };
+    Err(Failure::from(e.actual(snapshot::places(&dirs))).hint(hint))
 }

@@ -3,13 +3,13 @@
 use crate::context::Context;
 use crate::errors::Failure;
 use crate::output::Table;
-use layerstore::{DriverKind, Error, ErrorKind, Snapshotter, SnapshotterOptions, Store};
+use layerstore::{DirectIo, DirectIoDecision, DriverKind, Error, ErrorKind, Snapshotter, SnapshotterOptions, Store};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use tempfile::TempDir;
 
-pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, direct_io: DirectIo) -> Result<(), Failure> {
     let dir = context.store_dir()?;
     let (store, beside) = match context.store() {
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -25,24 +25,30 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let root = rustix::process::geteuid().is_root();
     let mut table = Table::new(&["DRIVER", "WORKS", "WHY NOT"]);
-    let mut chosen = None;
+    let automatic = Snapshotter::open(store.clone(), &SnapshotterOptions::default())?;
+    let chosen = automatic.driver();
     for driver in [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy] {
-        let opened = Snapshotter::open(store.clone(), &SnapshotterOptions::default().driver(driver));
-        let why = opened.as_ref().err().map(ToString::to_string);
-        if opened.is_ok() {
-            chosen.get_or_insert(driver);
-        }
+        let options = SnapshotterOptions::default().driver(driver).direct_io(direct_io);
+        let opened = Snapshotter::open(store.clone(), &options);
+        // One that works may be passed over, and there is a reason for that, too.
+        let passed_over = automatic.refused().iter().find(|(kind, _)| *kind == driver).map(|(_, why)| why);
+        let why = opened.as_ref().err().or(passed_over).map(ToString::to_string);
         if context.json() {
-            let (name, auto) = (driver.as_str(), chosen == Some(driver));
+            let (name, auto) = (driver.as_str(), chosen == driver);
             let kernel = kernel.trim();
-            let line = json!({ "driver": name, "works": why.is_none(), "auto": auto, "reason": why, "kernel": kernel, "root": root });
+            let mut line = json!({ "driver": name, "works": opened.is_ok(), "auto": auto, "reason": why, "kernel": kernel, "root": root });
+            if driver == DriverKind::Erofs {
+                let DirectIoDecision { used, reason, .. } = direct_io.decide();
+                line["direct_io"] = json!({ "used": used, "reason": reason });
+            }
             context.out().json(&line)?;
             continue;
         }
-        let works = match (&why, chosen == Some(driver)) {
-            (None, true) => "yes, chosen by auto",
-            (None, false) => "yes",
-            (Some(_), _) => "no",
+        let works = match (opened.is_ok(), chosen == driver, &why) {
+            (true, true, _) => "yes, chosen by auto",
+            (true, false, None) => "yes",
+            (true, false, Some(_)) => "for some images",
+            (false, ..) => "no",
         };
         table.row([driver.to_string(), works.to_owned(), why.unwrap_or_default()]);
     }
@@ -52,5 +58,8 @@ pub(crate) fn run(context: &Context) -> Result<(), Failure> {
     let user = if root { "root" } else { "not root" };
     let made = if beside.is_some() { " (not there yet)" } else { "" };
     context.out().line(format!("kernel {}, {user}, store {}{made}", kernel.trim(), dir.display()))?;
-    table.print(context.out(), "")
+    table.print(context.out(), "")?;
+    let decision = direct_io.decide();
+    let used = if decision.used { "" } else { "not " };
+    context.out().line(format!("erofs mounts do {used}read packs past the page cache: {}", decision.reason))
 }

@@ -4,7 +4,7 @@ use crate::args::Export;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find};
-use crate::output::{seconds, size};
+use crate::output::{seconds, size, to_json};
 use layerstore::{
     BlobWriter, Compression, Digest, Error, ErrorKind, ExportOptions, ExportTarget, ImageInfo, Observer, Store,
 };
@@ -111,11 +111,10 @@ fn export_layer(context: &Context, args: &Export, store: &Store, diff_id: &Diges
     }
     let same = digest == *diff_id;
     let text = if context.json() {
-        json!({
+        to_json(&json!({
             "kind": "layer", "diff_id": diff_id, "tar_size": layer.tar_size(), "digest": digest,
             "compression": compression.as_str(), "seconds": took.as_secs_f64(),
-        })
-        .to_string()
+        }))
     } else {
         let proof = if same { "sha256 is the diff_id".into() } else { format!("as {compression} {digest}") };
         format!("layer {}: {} of tar in {}, {proof}", context.digest(diff_id), size(layer.tar_size()), seconds(took))

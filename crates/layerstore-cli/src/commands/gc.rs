@@ -3,14 +3,14 @@
 use crate::args::Gc;
 use crate::context::Context;
 use crate::errors::Failure;
-use crate::output::{Table, size};
-use layerstore::{Garbage, GcOptions, GcPlan, GcReport};
+use crate::output::{Table, size, time};
+use layerstore::{Garbage, GcOptions, GcPlan, GcReport, Kept};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
 pub(crate) fn run(context: &Context, args: &Gc) -> Result<(), Failure> {
     let store = context.store()?;
-    let options = GcOptions::default();
+    let options = GcOptions::default().now(args.now);
     let progress = context.progress(None);
     let plan = store.gc_plan(&options, &progress)?;
     if args.dry_run {
@@ -29,7 +29,7 @@ fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
     if context.json() {
         return context.out().json(&json!({
             "garbage": to_json(&plan.garbage), "chunks": plan.chunks, "punch": plan.punch, "bytes": plan.bytes(),
-            "damaged": plan.damaged,
+            "damaged": plan.damaged, "kept": kept_json(&plan.kept),
         }));
     }
     let mut table = Table::new(&["WHAT", "NAME", ">SIZE", "WHY"]);
@@ -44,6 +44,7 @@ fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
         table.print(context.out(), "")?;
     }
     tell_damaged(context, &plan.damaged)?;
+    tell_kept(context, &plan.kept)?;
     context.out().line(format!("{} would be freed", size(plan.bytes())))
 }
 
@@ -60,7 +61,7 @@ fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
         return context.out().json(&json!({
             "removed": to_json(&report.removed), "chunks": report.chunks, "punched": report.punched,
             "waiting": report.waiting, "unpunched": report.unpunched, "bytes": report.bytes(),
-            "damaged": report.damaged,
+            "damaged": report.damaged, "kept": kept_json(&report.kept),
         }));
     }
     if context.quiet() {
@@ -80,5 +81,32 @@ fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
         let why = "this file system cannot punch holes";
         context.out().line(format!("{} stay in use: {why}", size(report.unpunched)))?;
     }
+    tell_kept(context, &report.kept)?;
     tell_damaged(context, &report.damaged)
+}
+
+fn kept_json(kept: &[Kept]) -> Vec<Value> {
+    let one = |k: &Kept| {
+        json!({
+            "namespace": k.namespace, "snapshot": k.key, "until": k.until, "layers": k.layers, "tar_bytes": k.tar,
+        })
+    };
+    kept.iter().map(one).collect()
+}
+
+/// What stays although no image has it, why, and until when.
+fn tell_kept(context: &Context, kept: &[Kept]) -> Result<(), Failure> {
+    for k in kept {
+        let key = context.digits(k.key.strip_prefix("sha256:").unwrap_or(&k.key));
+        context.out().line(format!(
+            "kept until {}: {} layers of {} as tars, which snapshot {key} stands on; it was made for a mount",
+            time(k.until),
+            k.layers,
+            size(k.tar),
+        ))?;
+    }
+    if !kept.is_empty() {
+        context.out().line("`layerstore gc --now` lets go of what is kept for the next mount")?;
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use crate::names::escape;
 use crate::output::{Table, seconds, size};
 use layerstore::{
     Advice, Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, Layer, LayerImport, Limits,
-    Selector, Store, detect,
+    ReadOnce, Selector, Store, detect,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -46,7 +46,7 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
             if found.is_file() && found.len() == 0 {
                 return Err(empty(args.source.display()));
             }
-            import_layer(context, args, &context.store_or_new()?, options, file, Some(found.len()))
+            import_layer(context, args, &context.store_or_new()?, options, ReadOnce::new(file), Some(found.len()))
         }
     }
 }

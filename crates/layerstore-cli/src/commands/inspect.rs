@@ -5,7 +5,7 @@ use crate::args::Inspect;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find};
-use crate::output::{Table, size};
+use crate::output::{Shown, Table, size};
 use layerstore::{EntryKind, Error, ImageInfo, LayerInfo, Store, Whiteout};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -25,7 +25,10 @@ pub(crate) fn run(context: &Context, args: &Inspect) -> Result<(), Failure> {
 }
 
 fn raw(context: &Context, json: &[u8]) -> Result<(), Failure> {
-    Ok(context.out().lock().write_all(json)?)
+    let mut out = context.out().lock();
+    let mut out = Shown::new(&mut *out, context.out().is_terminal());
+    out.write_all(json)?;
+    Ok(out.finish()?)
 }
 
 fn show_image(context: &Context, store: &Store, image: &ImageInfo) -> Result<(), Failure> {

@@ -6,19 +6,21 @@ use crate::errors::{Failure, Hint};
 use crate::names::{self, escape, shell};
 use crate::output::{Table, size, time};
 use layerstore::{
-    CommitOptions, Error, ErrorKind, Labels, Mount, SnapshotFilter, SnapshotInfo, SnapshotKind, Snapshotter,
-    SnapshotterOptions,
+    CommitOptions, Error, ErrorKind, Labels, Mount, RemoveOptions, SnapshotFilter, SnapshotInfo, SnapshotKind,
+    Snapshotter, SnapshotterOptions,
 };
 use serde_json::json;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::successors;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The snapshots that a command's arguments mean.
 pub(crate) fn open(context: &Context, common: &Snapshots) -> Result<Snapshotter, Failure> {
     let options = SnapshotterOptions::default().driver(common.driver).namespace(&common.namespace);
+    let options = options.direct_io(common.direct_io).drop_compressed(common.drop_compressed);
     let store = Arc::new(context.store()?);
     Snapshotter::open(store, &options)
         .hint_on(ErrorKind::Unsupported, "`layerstore doctor` tells what each driver lacks here")
@@ -38,7 +40,7 @@ pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
         SnapshotCommand::Prepare(make) => create(context, &snapshots, make, SnapshotKind::Active),
         SnapshotCommand::View(make) => create(context, &snapshots, make, SnapshotKind::View),
         SnapshotCommand::Commit { name, key, epoch } => commit(context, &snapshots, name, key, *epoch),
-        SnapshotCommand::Rm { keys } => remove(context, &snapshots, keys),
+        SnapshotCommand::Rm { keys, force } => remove(context, &snapshots, keys, *force),
         SnapshotCommand::Ls { filters } => list(context, &snapshots, filters),
         SnapshotCommand::Mounts { key } => {
             show_mounts(context, &snapshots.mounts(key, &context.progress(None)).hint_on(ErrorKind::NotFound, LIST)?)
@@ -105,6 +107,10 @@ fn commit(
             Failure::new(ErrorKind::InvalidInput, "the name is empty").hint("give the committed snapshot a name")
         );
     }
+    if let Ok(Some(dirs)) = snapshots.mount_points(key) {
+        let e = Error::new(ErrorKind::Busy, "the snapshot is mounted").subject(format!("snapshot {key}"));
+        return Err(Failure::from(e.actual(places(&dirs))).hint(unmount_hint(context, &dirs, "")));
+    }
     let layer = snapshots
         .commit(name, key, &CommitOptions::default().epoch(epoch), &progress)
         .hint_on(ErrorKind::NotFound, LIST)
@@ -127,9 +133,13 @@ fn commit(
 }
 
 /// Everything is looked up before anything is removed.
-fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String]) -> Result<(), Failure> {
-    for key in removals(snapshots, keys)? {
-        snapshots.remove(&key)?;
+fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String], force: bool) -> Result<(), Failure> {
+    let removals = removals(snapshots, keys)?;
+    if !force {
+        removals.iter().try_for_each(|key| refuse_mounted(context, snapshots, key))?;
+    }
+    for key in removals {
+        snapshots.remove_with(&key, &RemoveOptions::default().mounted(true))?;
         if context.json() {
             context.out().json(&json!({ "removed": key, "kind": "snapshot" }))?;
         } else if !context.quiet() {
@@ -138,6 +148,34 @@ fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String]) -> Result
     }
     snapshots.cleanup()?;
     Ok(())
+}
+
+/// What is written to the mount of a snapshot that was removed is lost.
+fn refuse_mounted(context: &Context, snapshots: &Snapshotter, key: &str) -> Result<(), Failure> {
+    let Some(dirs) = snapshots.mount_points(key)? else { return Ok(()) };
+    let e = Error::new(ErrorKind::Busy, "the snapshot is mounted").subject(format!("snapshot {key}"));
+    Err(Failure::from(e.actual(places(&dirs))).hint(unmount_hint(context, &dirs, "or remove it with --force")))
+}
+
+/// Where a snapshot is mounted, for an error.
+pub(crate) fn places(dirs: &[PathBuf]) -> String {
+    match dirs {
+        [] => "in another mount namespace".to_owned(),
+        dirs => dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// What to do about a mounted snapshot, `or` else.
+pub(crate) fn unmount_hint(context: &Context, dirs: &[PathBuf], or: &str) -> String {
+    let store = context.given_store().map(|dir| format!(" --store {}", shell(dir.as_os_str().as_bytes())));
+    let first = match dirs.first() {
+        Some(dir) => {
+            let dir = shell(dir.as_os_str().as_bytes());
+            format!("`layerstore umount {dir}{}` first", store.unwrap_or_default())
+        }
+        None => "a container or another namespace has it mounted: end that first".to_owned(),
+    };
+    if or.is_empty() { first } else { format!("{first}, {or}") }
 }
 
 /// What these keys name, each once, children before parents.

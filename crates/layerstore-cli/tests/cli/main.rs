@@ -4,6 +4,9 @@ mod demo;
 mod errors;
 mod images;
 mod layers;
+#[path = "../../../../tests/support/needs.rs"]
+mod needs;
+mod run;
 mod snapshots;
 mod streams;
 mod support;

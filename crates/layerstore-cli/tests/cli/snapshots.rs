@@ -1,5 +1,6 @@
 //! Images mounted, changed and committed. Mounts need root, and are made in a mount namespace of the test's own.
 
+use crate::needs;
 use crate::support::{Place, file, header, with_layout};
 use std::fs;
 use std::process::Command;
@@ -11,16 +12,23 @@ fn with_image() -> Place {
     place
 }
 
+/// Programs that scripts use besides those of coreutils.
+const USED: [&str; 6] = ["find", "grep", "mount", "mountpoint", "sed", "tar"];
+
 /// Runs a script in which `$L` is the binary, in a mount namespace of its own; `false` without root.
-fn script(place: &Place, name: &str, script: &str) -> bool {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: {name}: mounting needs root");
+pub(crate) fn script(place: &Place, name: &str, script: &str) -> bool {
+    let used = USED.iter().filter(|program| script.contains(*program)).copied();
+    let programs: Vec<&str> = ["sh", "unshare"].into_iter().chain(used).collect();
+    if !needs::root(name) || !needs::programs(name, &programs) {
         return false;
     }
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--propagation", "private", "sh", "-exc", script]).current_dir(place.dir.path());
-    unshare.env("L", env!("CARGO_BIN_EXE_layerstore")).env("LAYERSTORE_STORE", place.path("store"));
-    let output = unshare.output().expect("unshare runs");
+    let mut shell = Command::new("sh");
+    shell.args(["-exc", script]).current_dir(place.dir.path());
+    shell.env("L", env!("CARGO_BIN_EXE_layerstore")).env("LAYERSTORE_STORE", place.path("store"));
+    let output = match needs::own_mounts(&mut shell).output() {
+        Err(e) if needs::refused(&e) => return needs::skip(name, format!("mounts of its own: {e}")),
+        output => output.expect("sh runs"),
+    };
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     true
@@ -67,6 +75,14 @@ fn an_image_is_mounted_changed_and_committed() {
 /// An image `shell:1`: a shell, some text and `proc`, if it is to be a link. `env` is JSON in which PLACE is the place.
 /// `None` where there is no shell to take.
 fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
+    with_image_of(name, proc, |place| {
+        let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
+        format!(r#""Env":{env},"Cmd":["sh","-c","echo $GREETING"]"#)
+    })
+}
+
+/// As [`with_shell`], with this in the configuration of what to run.
+pub(crate) fn with_image_of(name: &str, proc: Option<&str>, run: impl FnOnce(&Place) -> String) -> Option<Place> {
     let Ok(shell) = fs::read("/bin/busybox") else {
         println!("skipped: {name}: needs busybox-static");
         return None;
@@ -76,15 +92,21 @@ fn with_shell(name: &str, env: &str, proc: Option<&str>) -> Option<Place> {
     let mut head = header(tar::EntryType::Regular, 0o755);
     head.set_size(shell.len() as u64);
     tar.append_data(&mut head, "bin/sh", &shell[..]).expect("appended");
+    tar.append_link(&mut header(tar::EntryType::Link, 0o755), "bin/busybox", "bin/sh").expect("appended");
+    let mut head = header(tar::EntryType::Regular, 0o4755);
+    head.set_uid(0);
+    head.set_size(shell.len() as u64);
+    tar.append_data(&mut head, "bin/set-user-id", &shell[..]).expect("appended");
     file(&mut tar, "etc/motd", b"hello\n");
+    file(&mut tar, "etc/passwd", b"root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/srv/app:/bin/sh\n");
+    file(&mut tar, "etc/group", b"root:x:0:\nweb:x:33:app\napp:x:1001:\n");
     if let Some(target) = proc {
         tar.append_link(&mut header(tar::EntryType::Symlink, 0o777), "proc", target).expect("appended");
     }
     let tar = tar.into_inner().expect("a tar");
     let id = place.import_layer(&tar);
-    let env = env.replace("PLACE", place.dir.path().to_str().expect("text"));
-    let run = format!(r#","config":{{"Env":{env},"Cmd":["sh","-c","echo $GREETING"]}}"#);
-    let more = format!(r#","architecture":"amd64","history":null{run}"#);
+    let run = run(&place);
+    let more = format!(r#","architecture":"amd64","history":null,"config":{{{run}}}"#);
     with_config(&place, "shell:1", &tar, &id, &more);
     Some(place)
 }
@@ -149,8 +171,7 @@ fn extract_needs_nothing_mounted() {
     let place = with_image();
     let out = &place.json(&["extract", "app:1", "root"])[0];
     assert!(out["files"].as_u64().is_some_and(|n| n > 0), "{out}");
-    let found = Command::new("find").arg(place.path("root")).args(["-name", "one"]).output().expect("find runs");
-    assert!(!found.stdout.is_empty());
+    assert!(holds(&place.path("root"), "one"));
     assert_eq!(place.fails(&["extract", "app:1", "root"]).0, 4);
 }
 
@@ -176,6 +197,13 @@ fn umount_ends_the_stores_mounts_alone() {
         $L --store store umount m; $L --store store umount n
         "#,
     );
+}
+
+/// Whether there is a file of this name below `dir`.
+fn holds(dir: &std::path::Path, name: &str) -> bool {
+    fs::read_dir(dir).expect("a directory").map(|found| found.expect("a file").path()).any(|path| {
+        path.file_name().is_some_and(|n| n == name) || (path.is_dir() && !path.is_symlink() && holds(&path, name))
+    })
 }
 
 /// An image of one layer, with more in its configuration.
@@ -239,6 +267,12 @@ fn doctor_tells_of_every_driver() {
     assert_eq!(drivers.iter().filter(|d| d["auto"] == true).count(), 1);
     assert!(drivers.iter().all(|d| d["works"] == true || d["reason"].is_string()));
     assert_eq!(fs::read_dir(place.dir.path()).expect("read").count(), 0, "it makes no store");
+    for (value, used) in [("on", true), ("off", false)] {
+        let decision = &place.json(&["doctor", "--direct-io", value])[0]["direct_io"];
+        assert!(decision["used"] == used && decision["reason"].is_string(), "{decision}");
+    }
+    assert!(place.text(&["doctor", "--direct-io", "off"]).contains("do not read packs past the page cache: "));
+    assert_eq!(place.run(&["doctor", "--direct-io", "maybe"]).status.code(), Some(2));
 }
 
 #[test]

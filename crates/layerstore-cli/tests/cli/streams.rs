@@ -2,7 +2,7 @@
 
 use crate::support::{Place, noise, small};
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 #[test]
@@ -58,8 +58,8 @@ fn ctrl_c_stops_an_import_and_leaves_nothing() {
     crate::support::file(&mut tar, "big", &noise(8 << 20));
     let tar = tar.into_inner().expect("a tar");
     pipe.write_all(&tar[..4 << 20]).expect("written");
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .expect("a living child");
     // The import is waiting for its input; more of it lets it see the signal. It may be gone before it reads all.
     std::thread::sleep(Duration::from_millis(200));
     let _ = pipe.write_all(&tar[4 << 20..]);

@@ -3,7 +3,7 @@
 use crate::config::Containerd;
 use crate::proto::content::content_client::ContentClient;
 use crate::proto::content::{AbortRequest, ReadContentRequest, WriteAction, WriteContentRequest};
-use layerstore::{Digest, Error, Labels};
+use layerstore::{Digest, Error, Labels, ReadOnce};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ impl Content {
         if let Some(dir) = &self.dir {
             let path = dir.join("blobs/sha256").join(digest.hex());
             match File::open(&path) {
-                Ok(file) => return Ok(Box::new(file)),
+                Ok(file) => return Ok(Box::new(ReadOnce::new(file))),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "not in the content directory"),
             }
         }
