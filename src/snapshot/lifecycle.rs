@@ -134,7 +134,7 @@ impl Snapshotter {
         if active.layer.is_none() {
             upper::sync_file_system(&dir)?;
         }
-        self.store.with_index(|index| index.write(|change| replace(change, active.layer)))?;
+        self.store.with_index(|index| index.write_together(|change| replace(change, active.layer)))?;
         Ok(active.layer)
     }
 
@@ -199,7 +199,7 @@ impl Snapshotter {
                 None => Err(taken(name)),
             }
         };
-        self.store.with_index(|index| index.write(insert))
+        self.store.with_index(|index| index.write_together(insert))
     }
 
     /// A committed snapshot of a layer, without its parent yet.
@@ -268,7 +268,7 @@ impl Snapshotter {
             }
             Ok(())
         };
-        self.store.with_index(|index| index.write(insert))?;
+        self.store.with_index(|index| index.write_together(insert))?;
         Ok(Some(top))
     }
 
@@ -303,7 +303,7 @@ impl Snapshotter {
                 false => Err(not_found(key)),
             }
         };
-        self.store.with_index(|index| index.write(bind))
+        self.store.with_index(|index| index.write_together(bind))
     }
 
     /// Removes a snapshot. Its key is free at once; its disk space comes back with [`cleanup`](Self::cleanup).
@@ -330,7 +330,7 @@ impl Snapshotter {
             }
             change.remove_snapshot(row.n)
         };
-        self.store.with_reserve(|| self.store.with_index(|index| index.write(remove)))
+        self.store.with_reserve(|| self.store.with_index(|index| index.write_together(remove)))
     }
 
     /// Looks at a snapshot.
@@ -359,7 +359,7 @@ impl Snapshotter {
             row.updated = now();
             change.put_snapshot(&row).map(drop)
         };
-        self.store.with_index(|index| index.write(put))?;
+        self.store.with_index(|index| index.write_together(put))?;
         self.stat(key)
     }
 

@@ -12,7 +12,7 @@ use crate::observe::Observer;
 use crate::store::{Change, SnapshotRow, Store, chain_ids};
 use crate::sys::dirs::Dir;
 use crate::sys::mount::is_mount_point;
-use crate::sys::publish::{io_error, sync_dir};
+use crate::sys::publish::io_error;
 use crate::sys::remove::remove_tree;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -357,17 +357,16 @@ impl Snapshotter {
             }
             let n = change.put_snapshot(&row)?;
             let dir = self.snapshot_dir(n);
-            // A crash between the rename and the transaction's end leaves a directory whose number is used again.
+            // A crash between the rename and the transaction's end leaves a directory whose number is used again. No row
+            // that is on disk ever had this number, so what goes is nobody's.
             remove_tree(&dir)?;
             fs::rename(draft, &dir).map_err(|e| io_error("rename into place", &dir, e))?;
             // What is in it before its name; a journal does both at once. A whole tree was synced with all it has.
-            if row.form != Form::Whole.to_u8() {
-                sync_dir(&dir)?;
-            }
-            sync_dir(&self.store.path().join("snapshots"))?;
+            let content = (row.form != Form::Whole.to_u8()).then_some(&*dir);
+            change.sync_at_end(content, &self.store.path().join("snapshots"));
             Ok(Some(n))
         };
-        let n = self.store.with_index(|index| index.write(insert))?;
+        let n = self.store.with_index(|index| index.write_together(insert))?;
         Ok(n.map(|n| SnapshotRow { n, ..row }))
     }
 

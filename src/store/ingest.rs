@@ -324,7 +324,7 @@ impl<'s> Ingest<'s> {
             Some(writer) => writer,
             empty => {
                 let reserve = |c: &Change<'_>| c.reserve_pack(RESERVE, &self.session.name);
-                let base = self.store.with_index(|index| index.write(reserve))?;
+                let base = self.store.with_index(|index| index.write_together(reserve))?;
                 empty.insert(PackWriter::create(&self.session.path, base)?)
             }
         };

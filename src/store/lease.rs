@@ -66,7 +66,7 @@ impl Store {
     fn lease_of(&self, ttl: Option<Duration>, keep: impl FnOnce(&Change<'_>, u64) -> Result<()>) -> Result<Lease<'_>> {
         let owner = process::this();
         let n = self.with_index(|index| {
-            index.write(|change| {
+            index.write_together(|change| {
                 let n = change.add_lease(&owner, expiry(ttl))?;
                 keep(change, n).map(|()| n)
             })
@@ -82,7 +82,9 @@ impl Store {
             if over.is_empty() {
                 return Ok(0);
             }
-            index.write(|change| over.iter().try_for_each(|&(n, expires)| change.drop_lease_as_seen(n, expires)))?;
+            index.write_together(|change| {
+                over.iter().try_for_each(|&(n, expires)| change.drop_lease_as_seen(n, expires))
+            })?;
             Ok(over.len() as u64)
         })
     }
@@ -135,7 +137,7 @@ impl Lease<'_> {
             }
             others.iter().try_for_each(|other| change.add_lease_ref(self.n, other))
         };
-        self.store.with_index(|index| index.write(keep))
+        self.store.with_index(|index| index.write_together(keep))
     }
 
     /// Lets the lease end `ttl` from now.
@@ -143,7 +145,7 @@ impl Lease<'_> {
     /// # Errors
     /// `FailedPrecondition` if its time was over and gc took it.
     pub fn renew(&self, ttl: Option<Duration>) -> Result<()> {
-        match self.store.with_index(|index| index.write(|change| change.renew_lease(self.n, expiry(ttl))))? {
+        match self.store.with_index(|index| index.write_together(|change| change.renew_lease(self.n, expiry(ttl))))? {
             true => Ok(()),
             false => Err(over()),
         }
@@ -172,7 +174,7 @@ impl Drop for Lease<'_> {
     fn drop(&mut self) {
         if !self.released.get() {
             // One that stays ends with its time or with this process.
-            let _ = self.store.with_index(|index| index.write(|change| change.drop_lease(self.n)));
+            let _ = self.store.with_index(|index| index.write_together(|change| change.drop_lease(self.n)));
         }
     }
 }

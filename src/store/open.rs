@@ -1,6 +1,6 @@
 //! Opening and creating a store.
 
-use super::index::Index;
+use super::index::{Group, Index};
 use super::packs::pack_name;
 use super::read::PackFiles;
 use super::reserve;
@@ -16,7 +16,7 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Creating and opening take milliseconds, so a lock held longer has lost its holder to a debugger or a dead disk.
@@ -31,6 +31,10 @@ pub struct Store {
     /// The database's file.
     database: PathBuf,
     indexes: Mutex<Vec<Index>>,
+    /// How its connections write; a draft has one connection only.
+    group: Option<Arc<Group>>,
+    /// One thread at a time asks other processes for the sessions.
+    sessions: Mutex<()>,
     pub(super) packs: PackFiles,
     /// What could not be removed from `tmp/`.
     pub(super) leftovers: Mutex<Vec<Error>>,
@@ -88,7 +92,9 @@ impl Store {
         let (chunking, index, held) =
             Self::open_parts(root, options).map_err(|e| e.subject(format!("store {}", root.display())))?;
         let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;
-        let store = Self::of_parts(root.clone(), chunking, (root.join(swap::DATABASE), index), held);
+        let database = root.join(swap::DATABASE);
+        let group = Some(Arc::new(Group::new(&root, &database)));
+        let store = Self::of_parts(root.clone(), chunking, (database, index), held, group);
         // What cannot be swept now, on a full disk for example, must not keep anyone from reading.
         let _ = store.sweep();
         let _ = store.end_leases();
@@ -96,9 +102,25 @@ impl Store {
         Ok(store)
     }
 
-    fn of_parts(root: PathBuf, chunking: Chunking, (database, index): (PathBuf, Index), held: DirLock) -> Self {
-        let (indexes, packs) = (Mutex::new(vec![index]), PackFiles::default());
-        Self { root, chunking, database, indexes, packs, leftovers: Mutex::default(), _held: held }
+    fn of_parts(
+        root: PathBuf,
+        chunking: Chunking,
+        (database, index): (PathBuf, Index),
+        held: DirLock,
+        group: Option<Arc<Group>>,
+    ) -> Self {
+        let (indexes, packs) = (Mutex::new(vec![index.in_group(group.clone())]), PackFiles::default());
+        Self {
+            root,
+            chunking,
+            database,
+            indexes,
+            group,
+            sessions: Mutex::new(()),
+            packs,
+            leftovers: Mutex::default(),
+            _held: held,
+        }
     }
 
     fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index, DirLock)> {
@@ -126,7 +148,7 @@ impl Store {
         };
         let database = dir.join(swap::DATABASE);
         let index = Index::open(&database, true)?;
-        Ok((Self::of_parts(root.to_owned(), chunking, (database, index), alone), anew))
+        Ok((Self::of_parts(root.to_owned(), chunking, (database, index), alone, None), anew))
     }
 
     /// Ends a draft: its database, complete and on disk in one file, and the lock.
@@ -186,12 +208,13 @@ impl Store {
 
     /// A connection that has read nothing yet.
     pub(crate) fn fresh_index(&self) -> Result<Index> {
-        self.with_reserve(|| Index::open(&self.database, false))
+        self.with_reserve(|| Index::open(&self.database, false)).map(|index| index.in_group(self.group.clone()))
     }
 
     /// Serialises the making and the sweeping of session directories.
-    pub(super) fn lock_sessions(&self) -> Result<Lock> {
-        Lock::acquire(&self.root.join("locks").join("sessions"), PATIENCE, &())
+    pub(super) fn lock_sessions(&self) -> Result<(Lock, MutexGuard<'_, ()>)> {
+        let first = self.sessions.lock().unwrap_or_else(|e| e.into_inner());
+        Ok((Lock::acquire(&self.root.join("locks").join("sessions"), PATIENCE, &())?, first))
     }
 
     /// Lends a database connection to `work`.

@@ -7,6 +7,7 @@ use crate::sys::publish::io_error;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// An exclusive lock; released, and its file removed, on drop. The kernel releases it when the process dies.
@@ -96,6 +97,71 @@ impl DirLock {
         };
         wait_for(dir, taken, Instant::now(), patience, observer)?;
         Ok(Self { _dir: file })
+    }
+}
+
+/// Turns of processes at something that each has only for milliseconds. Who waits has it before who had it: a process that
+/// comes back at once does not keep the others out.
+///
+/// The locks are on two directories of the store, so that taking a turn makes and removes no file. A process that waits
+/// holds the second one; so nobody else can ask for the first.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    root: PathBuf,
+    /// The turn, and the place of who has it next.
+    files: OnceLock<(File, File)>,
+}
+
+/// How long to wait for another process, and how often to look.
+const TURN: Duration = Duration::from_secs(60);
+const TURN_POLL: Duration = Duration::from_micros(500);
+
+impl Turns {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), files: OnceLock::new() }
+    }
+
+    fn files(&self) -> Result<&(File, File)> {
+        if let Some(files) = self.files.get() {
+            return Ok(files);
+        }
+        let open = |name: &str| {
+            let dir = self.root.join(name);
+            File::open(&dir).map_err(|e| io_error("open directory", &dir, e))
+        };
+        let files = (open("locks")?, open("tmp")?);
+        Ok(self.files.get_or_init(|| files))
+    }
+
+    /// Waits for the turn; one thread of a process at a time. [`ErrorKind::Busy`] after a minute.
+    pub(crate) fn take(&self) -> Result<()> {
+        let (turn, next) = self.files()?;
+        let begin = Instant::now();
+        self.lock(next, begin)?;
+        let taken = self.lock(turn, begin);
+        next.unlock().map_err(|e| io_error("unlock", &self.root, e))?;
+        taken
+    }
+
+    pub(crate) fn give(&self) {
+        if let Some((turn, _)) = self.files.get() {
+            // It goes with this process at the latest.
+            let _ = turn.unlock();
+        }
+    }
+
+    fn lock(&self, file: &File, begin: Instant) -> Result<()> {
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(e)) => return Err(io_error("lock", &self.root, e)),
+                Err(TryLockError::WouldBlock) if begin.elapsed() >= TURN => {
+                    let message = format!("another process writes for more than {} s", TURN.as_secs());
+                    return Err(Error::new(ErrorKind::Busy, message).subject(self.root.display()));
+                }
+                Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_POLL),
+            }
+        }
     }
 }
 

@@ -34,6 +34,10 @@ pub(crate) struct Args {
     /// containerd's own socket, to read and write content through [default: /run/containerd/containerd.sock].
     #[arg(long, value_name = "PATH")]
     containerd: Option<PathBuf>,
+    /// Say what of this machine's containerd, Docker and podman uses the daemon, and what is missing; serve nothing.
+    /// Exits with 1 if something is missing.
+    #[arg(long)]
+    pub(crate) check: bool,
     /// What to log, for example info or layerstore_containerd=debug [default: info].
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,

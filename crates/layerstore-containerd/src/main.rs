@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `config.rs` | configuration file and command line |
+//! | `config.rs`, `check.rs` | configuration file and command line; what uses the daemon |
 //! | `listen.rs` | sockets, and systemd |
 //! | `bounds.rs`, `connections.rs`, `admission.rs` | what clients may take |
 //! | `server.rs` | what all calls share, and how they are done |
@@ -19,6 +19,7 @@
 mod admission;
 mod background;
 mod bounds;
+mod check;
 mod config;
 mod connections;
 mod convert;
@@ -49,7 +50,12 @@ use tracing_subscriber::EnvFilter;
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
-    let done = Config::load(Args::parse()).and_then(|config| {
+    let args = Args::parse();
+    let checks = args.check;
+    let done = Config::load(args).and_then(|config| {
+        if checks {
+            return Ok(check::run(&config));
+        }
         let filter = EnvFilter::try_new(&config.log).map_err(|e| Error::invalid(format!("log filter: {e}")))?;
         // systemd's journal adds the time itself.
         let plain = std::env::var_os("JOURNAL_STREAM").is_some();
@@ -59,10 +65,11 @@ fn main() -> ExitCode {
         } else {
             log.init()
         }
-        run(config)
+        run(config).map(|()| true)
     });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(e) => {
             eprintln!("layerstore-containerd: {}", convert::status(&e).message());
             ExitCode::FAILURE

@@ -14,11 +14,13 @@
 //! | `mend.rs` | what repair asks and changes |
 //! | `restore.rs`, `salvage.rs` | what a rebuild writes, and reads of a damaged database |
 //! | `roots.rs` | all that keeps something, read at once |
+//! | `group.rs` | writes of one process, in turn and together |
 
 mod catalog;
 mod check;
 mod chunks;
 mod garbage;
+mod group;
 mod leases;
 mod mend;
 mod restore;
@@ -27,6 +29,7 @@ mod salvage;
 mod snapshots;
 
 pub(crate) use garbage::ChunkRow;
+pub(crate) use group::Group;
 pub(crate) use leases::{LeaseRef, LeaseRow};
 pub(crate) use roots::Roots;
 pub(crate) use salvage::Salvage;
@@ -38,7 +41,10 @@ use crate::id::ContentId;
 use crate::sys::publish::sync_dir;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, Row, TransactionBehavior};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `application_id` of the database: "LSdb".
@@ -65,6 +71,8 @@ pub(crate) struct Index {
     db: Connection,
     /// The database's directory, until its names are known to be on disk.
     unsynced: Option<PathBuf>,
+    /// Through which it writes, in turn with the others of its store.
+    group: Option<Arc<Group>>,
 }
 
 /// A small file's place in a bundle.
@@ -151,7 +159,7 @@ impl Index {
             }
             _ => return Err(Error::corrupt("the database is not a layerstore database")),
         }
-        Ok(Self { db, unsynced: path.parent().map(Path::to_owned) })
+        Ok(Self { db, unsynced: path.parent().map(Path::to_owned), group: None })
     }
 
     /// Ends the use of a database that nobody else has open, and leaves all of it in its one file.
@@ -198,19 +206,49 @@ impl Index {
         all(&self.db, sql, p, f)
     }
 
-    /// Runs `work` in one write transaction; it is on disk when this returns `Ok`.
+    /// Has this connection write through `group`.
+    pub(crate) fn in_group(mut self, group: Option<Arc<Group>>) -> Self {
+        self.group = group;
+        self
+    }
+
+    /// Runs `work` in one write transaction; it is on disk when this returns `Ok`. All that `work` sees in the database
+    /// is on disk when it begins.
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        match self.group.clone() {
+            Some(group) => group.write(false, work),
+            None => self.write_alone(work),
+        }
+    }
+
+    /// As [`write`](Self::write), but what `work` sees may be written in the same transaction, by others who wait for it,
+    /// and be taken back with it. So `work` changes rows only, and makes new files under names that nothing had: it
+    /// removes and replaces none.
+    pub(crate) fn write_together<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        match self.group.clone() {
+            Some(group) => group.write(true, work),
+            None => self.write_alone(work),
+        }
+    }
+
+    fn write_alone<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        self.sync_names()?;
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(db_error("begin"))?;
+        let change = Change { tx: &tx, late: RefCell::default() };
+        let out = work(&change)?;
+        change.late.into_inner().sync()?;
+        tx.commit().map_err(db_error("commit"))?;
+        Ok(out)
+    }
+
+    fn sync_names(&mut self) -> Result<()> {
         if let Some(dir) = &self.unsynced {
             // The log is made anew when nobody had the database open. SQLite syncs its name too, but takes a failure of
             // that for success.
             sync_dir(dir)?;
             self.unsynced = None;
         }
-        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(db_error("begin"))?;
-        let change = Change { tx };
-        let out = work(&change)?;
-        change.tx.commit().map_err(db_error("commit"))?;
-        Ok(out)
+        Ok(())
     }
 
     /// Holds one view of the database for many look-ups, which spares each of them two lock calls.
@@ -254,10 +292,38 @@ fn all<T>(
 
 /// The changes one transaction can make.
 pub(crate) struct Change<'a> {
-    tx: rusqlite::Transaction<'a>,
+    tx: &'a Connection,
+    late: RefCell<Late>,
+}
+
+/// Directories that are brought to disk before a transaction ends.
+#[derive(Default)]
+struct Late {
+    contents: Vec<PathBuf>,
+    names: BTreeSet<PathBuf>,
+}
+
+impl Late {
+    fn add(&mut self, other: Self) {
+        self.contents.extend(other.contents);
+        self.names.extend(other.names);
+    }
+
+    /// What is in new directories comes before their names.
+    fn sync(&self) -> Result<()> {
+        self.contents.iter().chain(&self.names).try_for_each(|dir| sync_dir(dir))
+    }
 }
 
 impl Change<'_> {
+    /// Syncs the directory `names`, to which a name was added, before this transaction ends, and before that `content`,
+    /// the directory that got the name. Once for all who share the transaction.
+    pub(crate) fn sync_at_end(&self, content: Option<&Path>, names: &Path) {
+        let mut late = self.late.borrow_mut();
+        late.contents.extend(content.map(Path::to_owned));
+        late.names.insert(names.to_owned());
+    }
+
     fn run(&self, sql: &str, p: impl Params) -> Result<usize> {
         let run = || self.tx.prepare_cached(sql)?.execute(p);
         run().map_err(db_error("write"))

@@ -95,7 +95,7 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
             mounted.push(Path::new("snapshots").join(n.to_string()));
             continue;
         }
-        let bytes = disk_usage(&path)?.0;
+        let bytes = disk_usage_readable(&path).unwrap_or_default();
         let why = "its snapshot is gone, or its changes are a layer";
         garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
     }

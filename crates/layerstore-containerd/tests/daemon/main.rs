@@ -4,4 +4,5 @@ mod background;
 mod containerd;
 mod diff;
 mod limits;
+mod restart;
 mod support;
