@@ -370,5 +370,5 @@ fn times_are_clamped() {
     let second = (make("c", None, base), make("d", Some("c"), changes));
     assert_eq!(first, second);
     let root = place.store.root(&[first.0, first.1]).expect("a root");
-    assert!(root.list().iter().all(|e| e.entry.mtime.secs <= 1_600_000_000 && e.entry.mtime.nanos == 0));
+    assert!(root.list().all(|e| e.entry.mtime.secs <= 1_600_000_000 && e.entry.mtime.nanos == 0));
 }

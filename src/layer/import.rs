@@ -282,7 +282,7 @@ fn import_one(
     std::thread::scope(|scope| {
         let reading = scope.spawn(move || {
             let source = Watched { inner: (job.source)()?, kept: kept.as_ref(), layer: number, observer };
-            let summary = read_blob(source, &options.limits, &full, &spare)?;
+            let summary = read_blob(source, &options.limits, (&full, &spare), observer)?;
             Ok::<_, Error>((summary, kept))
         });
         let parsed = take_apart(ingest, &tar, &empty, options);
@@ -315,11 +315,13 @@ fn expect(what: &str, expected: Option<Digest>, actual: Digest) -> Result<()> {
 fn read_blob(
     source: impl Read,
     limits: &crate::Limits,
-    full: &Sender<Vec<u8>>,
-    spare: &Receiver<Vec<u8>>,
+    (full, spare): (&Sender<Vec<u8>>, &Receiver<Vec<u8>>),
+    observer: &dyn Observer,
 ) -> Result<BlobSummary> {
     let mut blob = BlobReader::new(source, limits)?;
     loop {
+        // The source is asked seldom when few bytes of it become very many.
+        check(observer)?;
         let mut buffer = spare.try_recv().unwrap_or_default();
         buffer.resize(BUFFER, 0);
         let len = fill(&mut blob, &mut buffer)?;

@@ -183,10 +183,14 @@ impl Layer<'_> {
 }
 
 impl<'s> Root<'s> {
-    /// Every name, sorted by path bytes with parents first; of several names of one file all but the first are hard links.
-    pub fn list(&self) -> Vec<LayerEntry> {
-        let entries = squash(&self.tree).into_iter();
-        entries.map(|(entry, content)| LayerEntry { entry, extents: content.map_or(vec![], |c| c.to_vec()) }).collect()
+    /// Every name, directory by directory in the order of names, parents first; of several names of one file all but the
+    /// first are hard links. Entries are made one at a time: together their paths may take far more memory than the root.
+    pub fn list(&self) -> impl Iterator<Item = LayerEntry> + '_ {
+        let entry = |(entry, content): Change<Content>| {
+            let extents = content.map_or_else(Vec::new, |content| content.to_vec());
+            LayerEntry { entry, extents }
+        };
+        squash(&self.tree).map(entry)
     }
 
     /// Opens the regular file that a process inside the root would get by `path`: symlinks are followed and do not

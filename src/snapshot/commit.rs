@@ -32,7 +32,7 @@ pub(crate) fn upper_changes(
 ) -> Result<Changes> {
     let below = store.source_tree(layers, observer)?;
     let upper = merge(&below, scan(upper.path, options.threads, observer)?, upper.marks, observer)?;
-    Changes::between(store, &below, upper, options, observer)
+    Changes::between(store, below, upper, options, observer)
 }
 
 /// The tree that a directory holds.
@@ -49,5 +49,5 @@ pub(crate) fn directory_changes(
     observer: &dyn Observer,
 ) -> Result<Changes> {
     let whole = merge(&Tree::new(), scan(dir, options.threads, observer)?, Marks::None, observer)?;
-    Changes::between(store, &store.source_tree(layers, observer)?, whole, options, observer)
+    Changes::between(store, store.source_tree(layers, observer)?, whole, options, observer)
 }

@@ -12,4 +12,5 @@ pub(crate) mod publish;
 pub(crate) mod raw;
 pub(crate) mod scan;
 pub(crate) mod space;
+pub(crate) mod sparse;
 pub(crate) mod upper;

@@ -5,20 +5,42 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find, normal};
 use layerstore::{EntryKind, Error, ErrorKind, FileReader, Layer, Store};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::AsFd;
 
 pub(crate) fn run(context: &Context, args: &Cat) -> Result<(), Failure> {
     let store = context.store()?;
     let path = normal(&args.path)?;
-    let file = open(&store, find(&store, &args.what)?, &path)?;
-    Ok(file.copy_to(&mut *context.out().lock() as &mut dyn Write).map(drop)?)
+    let file = open(context, &store, find(&store, &args.what)?, &path)?;
+    let progress = context.progress(None);
+    match empty_file() {
+        Some(out) => file.copy_to_file(&out, &progress)?,
+        None => file.copy_to_watched(&mut *context.out().lock() as &mut dyn Write, &progress)?,
+    };
+    Ok(())
 }
 
-pub(super) fn open<'s>(store: &'s Store, named: Named, path: &[u8]) -> Result<FileReader<'s>, Failure> {
+/// Standard output if it is a regular file that ends where the next byte goes: holes can be left in it.
+fn empty_file() -> Option<File> {
+    let out = std::io::stdout();
+    let flags = rustix::fs::fcntl_getfl(&out).ok()?;
+    let mut file = File::from(out.as_fd().try_clone_to_owned().ok()?);
+    let meta = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let ends = file.stream_position().is_ok_and(|at| at == meta.len());
+    (ends && !flags.contains(rustix::fs::OFlags::APPEND)).then_some(file)
+}
+
+pub(super) fn open<'s>(
+    context: &Context,
+    store: &'s Store,
+    named: Named,
+    path: &[u8],
+) -> Result<FileReader<'s>, Failure> {
     match named {
         Named::Image(image) => {
             let list = "`layerstore ls` lists the files of an image";
-            let opened = store.root(&image.layers)?.open(path);
+            let opened = store.root_watched(&image.layers, &context.progress(None))?.open(path);
             opened.hint_on(ErrorKind::NotFound, list).hint_on(ErrorKind::InvalidInput, list)
         }
         Named::Layer(info) => in_layer(&store.layer(&info.diff_id)?, path),
