@@ -1,5 +1,6 @@
 //! Random access to one file's content, without unpacking anything else.
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, EntryKind};
 use crate::format::item::Extent;
@@ -9,13 +10,16 @@ use crate::store::{ChunkReader, RawChunk, Store};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Bytes copied at a time.
 const STEP: usize = 256 << 10;
 
 /// A regular file's content. Shared freely between threads; reads lock it one at a time.
 pub struct FileReader<'s> {
+    store: &'s Store,
+    /// Those it was opened from, where they keep its content.
+    layers: Arc<[Digest]>,
     size: u64,
     /// Ascending and disjoint; what lies between is a hole and reads as zeros.
     pieces: Vec<Piece>,
@@ -48,7 +52,13 @@ impl<'s> FileReader<'s> {
         let whole = [DataRange { offset: 0, len: *size }];
         let pieces = place(sparse.as_deref().unwrap_or(&whole), extents)?;
         let state = Mutex::new(State { chunks: ChunkReader::new(store)?, last: None });
-        Ok(Self { size: *size, pieces, state })
+        Ok(Self { store, layers: Arc::default(), size: *size, pieces, state })
+    }
+
+    /// The content is there as long as the store has these layers.
+    pub(super) fn of(mut self, layers: Arc<[Digest]>) -> Self {
+        self.layers = layers;
+        self
     }
 
     /// Logical size in bytes.
@@ -59,8 +69,13 @@ impl<'s> FileReader<'s> {
     /// Fills `buffer` from `offset`; returns how many bytes there were, less than asked for only at the file's end.
     ///
     /// # Errors
-    /// `Corrupt` if a chunk is missing or does not match its id; then nothing of it is handed out.
+    /// `Corrupt` if a chunk is missing or does not match its id; then nothing of it is handed out. `NotFound` if a layer
+    /// that the file was opened from was removed since, and gc has taken the content.
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.store.unless_removed(&self.layers, self.read_pieces(buffer, offset))
+    }
+
+    fn read_pieces(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let len = buffer.len().min(usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX));
         let buffer = &mut buffer[..len];
         buffer.fill(0);

@@ -151,6 +151,10 @@ impl Store {
         let mut done = import_layers(&ingest, vec![job], options, observer)?;
         let stats = import_stats(&ingest, &done);
         let Some(layer) = done.pop() else { return Err(Error::invalid("no layer was given")) };
+        // Nobody said what it is to be: a file that was never written, rather than a layer.
+        if layer.info.tar_size == 0 && options.expected_blob.is_none() && options.expected_diff_id.is_none() {
+            return Err(Error::invalid("an empty file is no layer").expected("a tar, which ends with zeros"));
+        }
         let import = self.keep_layer(ingest, layer, lock, (options.patience, observer), keep)?;
         Ok((import, stats))
     }

@@ -22,6 +22,7 @@ const DECODERS: usize = 4;
 /// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
 pub struct Root<'s> {
     store: &'s Store,
+    layers: Arc<[Digest]>,
     tree: Tree<Content>,
 }
 
@@ -43,7 +44,7 @@ impl Store {
     /// # Errors
     /// As [`root`](Self::root); `Cancelled`.
     pub fn root_watched(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Root<'_>> {
-        Ok(Root { store: self, tree: self.tree(layers, observer)? })
+        Ok(Root { store: self, layers: layers.into(), tree: self.tree(layers, observer)? })
     }
 
     /// The tree behind [`root`](Self::root).
@@ -205,7 +206,7 @@ impl<'s> Root<'s> {
         match &self.tree.node(id).kind {
             NodeKind::File { size, sparse, content } => {
                 let kind = EntryKind::File { size: *size, sparse: sparse.as_ref().map(|s| s.to_vec()) };
-                FileReader::new(self.store, &kind, content.to_vec())
+                Ok(FileReader::new(self.store, &kind, content.to_vec())?.of(self.layers.clone()))
             }
             _ => Err(named(Error::invalid("not a regular file"))),
         }

@@ -4,6 +4,7 @@ mod demo;
 mod errors;
 mod images;
 mod layers;
+mod limits;
 mod snapshots;
 mod streams;
 mod support;
