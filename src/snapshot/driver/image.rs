@@ -161,7 +161,7 @@ impl Files<'_> {
         self.inside = self.inside.saturating_add(cost);
         if self.inside > INSIDE_MAX {
             let e =
-                Error::new(ErrorKind::Unsupported, "sparse files have more data than an EROFS image may hold itself");
+                Error::new(ErrorKind::Unsupported, "sparse files too large for an EROFS image; the overlay driver takes them");
             return Err(e.expected(format!("at most {INSIDE_MAX} bytes")).actual(self.inside));
         }
         let each = BLOCK << bits;

@@ -80,7 +80,7 @@ impl Tight {
 /// A layer with more of everything than the limits: bytes, directories, names in one directory, depth.
 fn large() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    for n in 0..40 {
+    for n in 0..30 {
         file(&mut tar, format!("big/{n}"), &noise(5 << 20)[n..]);
     }
     for n in 0..2000 {
