@@ -105,9 +105,10 @@ async fn remove(client: &mut SnapshotsClient<Channel>, key: &str) {
 
 /// More bytes than its memory, more directories than its descriptors, and deeper than its stack has frames.
 fn write(dir: &Path, seed: u8) {
-    for n in 0..24usize {
-        let bytes: Vec<u8> = (0..6 << 20).map(|i: usize| (i.wrapping_mul(n + 7).wrapping_mul(2_654_435_761) >> 16) as u8 ^ seed).collect();
-        fs::write(dir.join(format!("big{n}")), bytes).expect("written");
+    let mut state = u64::from(seed) + 0x9e37_79b9_7f4a_7c15;
+    let noise: Vec<u8> = (0..1 << 20).flat_map(|_| step(&mut state)).collect();
+    for n in 0..20 {
+        fs::write(dir.join(format!("big{n}")), &noise[n * 4097..]).expect("written");
     }
     for n in 0..600 {
         let dir = dir.join(format!("d{n}"));
@@ -119,6 +120,14 @@ fn write(dir: &Path, seed: u8) {
         deep.push("d");
         fs::create_dir(&deep).expect("made");
     }
+}
+
+/// Eight bytes without a pattern (xorshift).
+fn step(state: &mut u64) -> [u8; 8] {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    state.to_le_bytes()
 }
 
 #[tokio::test]
@@ -148,7 +157,8 @@ async fn ordinary_work_needs_little() {
     assert!(listed.message().await.expect("a list").is_none());
     let pid = Pid::from_raw(daemon.0.id() as i32).expect("a process");
     kill_process(pid, Signal::TERM).expect("sent");
-    assert!(daemon.0.wait().expect("ended").success());
+    let ended = tokio::task::spawn_blocking(move || daemon.0.wait()).await.expect("no panic");
+    assert!(ended.expect("ended").success());
 }
 
 fn write_more(dir: &Path) {
