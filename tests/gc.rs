@@ -694,3 +694,33 @@ fn keepers_are_named() {
     drop(lease);
     assert_eq!((keepers(&first), keepers(&chain), keepers(&info.config)), (vec![], vec![], vec![]));
 }
+
+/// What a handle refers to after gc has taken it is not there any more, which is no damage.
+#[test]
+fn stale_handles_find_nothing() {
+    let (dir, store) = store();
+    image(&store, dir.path(), "one", &[layer(1, 1)]);
+    let one = store.image("one").expect("an image");
+    let handle = store.layer(&one.layers[0]).expect("a layer");
+    let root = store.root(&one.layers).expect("composes");
+    let (early, late) = (root.open(b"own/large").expect("a file"), root.open(b"own/3").expect("a file"));
+    let entry = handle.find(b"own/5").expect("an entry");
+    let of_layer = handle.open(&entry).expect("a file");
+    let mut buffer = [0; 100];
+    early.read_at(&mut buffer, 0).expect("reads");
+    store.remove_image("one").expect("there");
+    early.read_at(&mut buffer, 500_000).expect("gc has not been there");
+    gc(&store);
+    let gone = |error: Option<layerstore::Error>, what| {
+        let error = error.expect(what);
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{what}: {error}");
+    };
+    gone(early.read_at(&mut buffer, 300_000).err(), "an open file that was read from");
+    gone(late.read_at(&mut buffer, 0).err(), "an open file");
+    gone(of_layer.read_at(&mut buffer, 0).err(), "an open file of a layer");
+    gone(root.open(b"own/7").and_then(|file| file.read_at(&mut buffer, 0)).err(), "a root");
+    gone(handle.entries().err(), "a layer's entries");
+    gone(handle.export(&mut std::io::sink(), support::THREADS, &()).err(), "a layer's export");
+    gone(store.image_config(&one).err(), "an image's configuration");
+    gone(store.image_manifest(&one).err(), "an image's manifest");
+}

@@ -197,7 +197,7 @@ fn an_image_goes_in_and_out_the_same_with_its_blobs_kept() {
 
     // The tree that the library itself composes has the same names.
     let root = store.root(&planned).expect("layers that fit");
-    let mut names: Vec<_> = root.list().into_iter().map(|e| PathBuf::from(as_text(&e.entry.path))).collect();
+    let mut names: Vec<_> = root.list().map(|e| PathBuf::from(as_text(&e.entry.path))).collect();
     names.retain(|name| !name.as_os_str().is_empty());
     assert_eq!(names.len(), there.len());
     assert!(names.iter().all(|name| there.contains_key(name)), "{names:?}");

@@ -370,3 +370,18 @@ fn every_size_with_every_codec() {
         .collect();
     assert!(raw.iter().all(|&r| r == raw[0]), "how chunks are cut depends on their codec: {raw:?}");
 }
+
+/// containerd takes a manifest's layer of no bytes at all for an empty one; a file of no bytes was mostly never written.
+#[test]
+fn an_empty_file_is_a_layer_only_where_its_digest_is_given() {
+    let (_dir, store) = support::store();
+    for blob in [vec![], compress(&[], Compression::Gzip)] {
+        let error = store.import_layer(&blob[..], &ImportOptions::default(), &()).expect_err("refused");
+        assert_eq!(error.kind(), layerstore::ErrorKind::InvalidInput);
+        support::assert_empty(&store, "an empty file");
+    }
+    let options = ImportOptions::default().expected_blob(Digest::of(b""));
+    let (layer, _) = store.import_layer(&[][..], &options, &()).expect("as containerd");
+    assert_eq!((layer.diff_id, layer.tar_size, layer.entries), (Digest::of(b""), 0, 0));
+    assert_eq!(support::import(&store, &[0; 1024]).entries, 0);
+}

@@ -245,7 +245,7 @@ impl Trial {
                 true => {
                     let layers = self.snapshots().layers(key, &()).expect("a committed snapshot");
                     let root = store.root(&layers).expect("its layers");
-                    let listed = root.list().into_iter().filter(|e| matches!(e.entry.kind, EntryKind::File { .. }));
+                    let listed = root.list().filter(|e| matches!(e.entry.kind, EntryKind::File { .. }));
                     listed
                         .map(|e| {
                             let mut content = Vec::new();

@@ -34,7 +34,7 @@ pub(crate) fn upper_changes(
     let below = store.source_tree(layers, observer)?;
     let found = scan(upper.path, options.threads, &Bounds::layer(&options.limits), observer)?;
     let upper = merge(&below, found, upper.marks, observer)?;
-    Changes::for_layer(store, &below, upper, options, observer)
+    Changes::for_layer(store, below, upper, options, observer)
 }
 
 /// The tree that a directory holds.
@@ -53,5 +53,5 @@ pub(crate) fn directory_changes(
 ) -> Result<Changes> {
     let found = scan(dir, options.threads, &Bounds::tree(&options.limits), observer)?;
     let whole = merge(&Tree::new(), found, Marks::None, observer)?;
-    Changes::for_layer(store, &store.source_tree(layers, observer)?, whole, options, observer)
+    Changes::for_layer(store, store.source_tree(layers, observer)?, whole, options, observer)
 }

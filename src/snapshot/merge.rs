@@ -12,8 +12,8 @@
 
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time, Xattr};
-use crate::layer::{DiskFile, Source, SourceTree};
-use crate::observe::Observer;
+use crate::layer::{DiskFile, DiskPlace, Source, SourceTree};
+use crate::observe::{Observer, check};
 use crate::sys::scan::{Found, FoundKind, RawXattr, Scan, ScannedDir, Xattrs, join};
 use crate::tar::xattr_is_kept;
 use crate::tree::{Located, Node, NodeId, NodeKind, Tree};
@@ -68,7 +68,7 @@ pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, observer: &dyn
     *merge.tree.attributes_mut(SourceTree::ROOT) = node.attributes;
     let below = (opaque.as_deref() != Some(b"y")).then_some(SourceTree::ROOT);
     let spot = merge.tree.root_spot();
-    let first = Pending { spot, path: vec![], below, above: Some((0, opaque.as_deref() == Some(b"x"))) };
+    let first = Pending { spot, place: Arc::default(), below, above: Some((0, opaque.as_deref() == Some(b"x"))) };
     let mut pending = vec![first];
     while let Some(next) = pending.pop() {
         merge.directory(next, &mut pending)?;
@@ -104,7 +104,7 @@ const REDIRECTED: usize = 1024;
 /// A directory of the new tree that is still empty.
 struct Pending {
     spot: Located,
-    path: Vec<u8>,
+    place: Arc<DiskPlace>,
     /// The directory of `lower` whose names show through.
     below: Option<NodeId>,
     /// The number of the directory that was found, and whether attributes may make whiteouts in it.
@@ -113,6 +113,7 @@ struct Pending {
 
 impl Merge<'_> {
     fn directory(&mut self, at: Pending, pending: &mut Vec<Pending>) -> Result<()> {
+        check(self.observer)?;
         let lower = self.lower;
         let found = at.above.and_then(|(number, _)| self.dirs.get_mut(number)?.take()).unwrap_or_default();
         let below = at.below.and_then(|id| lower.children(id));
@@ -122,7 +123,7 @@ impl Merge<'_> {
             }
         }
         for found in found {
-            let path = join(&at.path, &found.name);
+            let path = join(&at.place.0, &found.name);
             self.put(&at, found, path.clone(), pending).map_err(|e| e.subject(self.dir.named(&path).display()))?;
         }
         Ok(())
@@ -138,7 +139,8 @@ impl Merge<'_> {
         }
         if self.lower.children(id).is_some() {
             let spot = self.tree.add_node(at.spot, name, node.alone())?;
-            pending.push(Pending { spot, path: join(&at.path, name), below: Some(id), above: None });
+            let place = Arc::new(DiskPlace(join(&at.place.0, name)));
+            pending.push(Pending { spot, place, below: Some(id), above: None });
             return Ok(());
         }
         match self.moved.get(&id) {
@@ -171,7 +173,7 @@ impl Merge<'_> {
             return self.tree.add_link(at.spot, &found.name, there);
         }
         let (kind, content) = match kind {
-            FoundKind::File(size, bytes) => self.file(at, &found, &path, size, bytes)?,
+            FoundKind::File(size, bytes) => self.file(at, &found, size, bytes)?,
             FoundKind::Symlink(target) => (EntryKind::Symlink { target }, None),
             FoundKind::CharDevice(0, 0) => return Err(Error::invalid("a device 0:0, which hides a file in overlays")),
             FoundKind::CharDevice(major, minor) => (EntryKind::CharDevice { major, minor }, None),
@@ -211,7 +213,8 @@ impl Merge<'_> {
         }
         let node = self.node(&mut found, &path, EntryKind::Directory, None)?;
         let spot = self.tree.add_node(at.spot, &found.name, node)?;
-        pending.push(Pending { spot, path, below, above: Some((number, by_attribute)) });
+        let place = Arc::new(DiskPlace(path));
+        pending.push(Pending { spot, place, below, above: Some((number, by_attribute)) });
         Ok(())
     }
 
@@ -237,7 +240,6 @@ impl Merge<'_> {
         &self,
         at: &Pending,
         found: &Found,
-        path: &[u8],
         size: u64,
         bytes: Option<Box<[u8]>>,
     ) -> Result<(EntryKind, Option<Source>)> {
@@ -253,7 +255,10 @@ impl Merge<'_> {
         }
         let source = match size {
             0 => Source::Stored(Arc::new([])),
-            _ => Source::Disk(Arc::new(DiskFile { dir: self.dir.clone(), path: path.to_vec(), size, bytes })),
+            _ => {
+                let (dir, place, name) = (self.dir.clone(), at.place.clone(), found.name.clone());
+                Source::Disk(Arc::new(DiskFile { dir, place, name, size, bytes }))
+            }
         };
         Ok((EntryKind::File { size, sparse: None }, Some(source)))
     }

@@ -15,6 +15,7 @@ pub(crate) mod raw;
 pub(crate) mod remove;
 pub(crate) mod scan;
 pub(crate) mod space;
+pub(crate) mod sparse;
 pub(crate) mod upper;
 pub(crate) mod walk;
 #[cfg(test)]

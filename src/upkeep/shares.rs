@@ -195,7 +195,7 @@ impl Shares {
             let mut owners = PrefixMap::<u32>::default();
             for (layer, set) in &*layers {
                 check(observer)?;
-                for_each_ref(store, layer, |id| {
+                for_each_ref(store, layer, observer, |id| {
                     if (first..=last).contains(&id.prefix()) {
                         let owner = owners.entry(id.prefix()).or_default();
                         *owner = sets.union(*owner, *set);

@@ -160,8 +160,10 @@ impl Files<'_> {
         let (cost, bits) = costs.min().unwrap_or_default();
         self.inside = self.inside.saturating_add(cost);
         if self.inside > INSIDE_MAX {
-            let e =
-                Error::new(ErrorKind::Unsupported, "sparse files have more data than an EROFS image may hold itself");
+            let e = Error::new(
+                ErrorKind::Unsupported,
+                "sparse files too large for an EROFS image; the overlay driver takes them",
+            );
             return Err(e.expected(format!("at most {INSIDE_MAX} bytes")).actual(self.inside));
         }
         let each = BLOCK << bits;
