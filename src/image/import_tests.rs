@@ -306,6 +306,17 @@ fn nothing_that_one_of_two_lists_has_is_dropped() {
     }
 }
 
+/// `skopeo copy ... dir:DIR`: the manifest itself is in manifest.json.
+#[test]
+fn a_directory_without_an_index_is_told() {
+    let layout = Layout::new();
+    let manifest = layout.image(&two(), Compression::Gzip, &json!({}));
+    let digest: OciDigest = manifest["digest"].as_str().unwrap().parse().unwrap();
+    fs::copy(layout.path().join("blobs/sha256").join(digest.hex()), layout.path().join("manifest.json")).unwrap();
+    let e = detect(layout.path(), layout.path(), &Limits::default()).err().unwrap();
+    assert!(e.kind() == ErrorKind::Unsupported && e.message().contains("dir:"), "{e}");
+}
+
 #[test]
 fn tells_what_was_passed_over() {
     let layout = Layout::new();

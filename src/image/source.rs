@@ -14,7 +14,7 @@ use crate::image::members::{MemberReader, Members};
 use crate::image::plan::{
     Candidate, ImagePlan, Listed, MAX_CANDIDATES, PlannedLayer, Selector, ambiguous, fitting, has_name, one_image,
 };
-use crate::image::spec::JSON_LIMIT;
+use crate::image::spec::{JSON_LIMIT, Manifest};
 use crate::image::{archive, docker, oci};
 use crate::limits::Limits;
 use crate::sys::space::free_space;
@@ -256,6 +256,10 @@ impl ImageSource {
                 Ok((archive, images)) => source.add_archive(archive, images)?,
                 // It may be any file of that name beside a layout that has all images.
                 Err(_) if !source.candidates.is_empty() => {}
+                Err(_) if Manifest::parse("manifest.json", &json).is_ok() => {
+                    let message = "a manifest and blobs without an index, as skopeo's 'dir:' writes them";
+                    return Err(Error::new(ErrorKind::Unsupported, message).expected("an OCI layout or an archive"));
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -178,6 +178,11 @@ fn an_archive_that_became_a_layer_is_told() {
     let piped = place.command(&["import", "-"]).stdin(fs::File::open(place.path("in.tar")).expect("opened")).output();
     let told = String::from_utf8(piped.expect("runs").stderr).expect("text");
     assert!(told.contains("note: ") && told.contains("image archive"), "{told}");
+    let mut inner = tar::Builder::new(Vec::new());
+    file(&mut inner, "image/oci-layout", b"{}");
+    fs::write(place.path("inner.tar"), inner.into_inner().expect("a tar")).expect("written");
+    assert!(place.json(&["import", "inner.tar"])[0]["note"].as_str().is_some_and(|n| n.contains("give the directory")));
+    assert!(place.import_layer(&small()).len() == 64 && place.json(&["import", "layer.tar"])[0]["note"].is_null());
     let mut old = tar::Builder::new(Vec::new());
     let id = "0123456789abcdef".repeat(4);
     file(&mut old, format!("{id}/layer.tar"), &small());

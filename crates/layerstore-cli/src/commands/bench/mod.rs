@@ -4,13 +4,13 @@ mod whole;
 
 use crate::args::Bench;
 use crate::context::Context;
-use crate::errors::Failure;
+use crate::errors::{Failure, Hint};
 use crate::names::{Named, find};
 use crate::output::{Table, size};
 use crate::workdir::WorkDir;
 use layerstore::{
-    Compression, Detected, Error, ExportOptions, ExportTarget, ImagePlan, ImageSource, ImportOptions, Limits, Observer,
-    Selector, Stage, StageTime, StageTimes, detect, time_stages,
+    Advice, Compression, Detected, Error, ExportOptions, ExportTarget, ImagePlan, ImageSource, ImportOptions, Limits,
+    Observer, Selector, Stage, StageTime, StageTimes, detect, time_stages,
 };
 use serde_json::{Value, json};
 use std::fs::File;
@@ -24,7 +24,7 @@ const MORE_CPUS: [usize; 4] = [4, 8, 16, 32];
 
 /// What is measured with.
 enum Source {
-    Image { image: ImageSource, selector: Selector, plan: Box<ImagePlan> },
+    Image { image: Box<ImageSource>, selector: Selector, plan: Box<ImagePlan> },
     Layer(PathBuf),
 }
 
@@ -58,8 +58,10 @@ fn source(context: &Context, args: &Bench, work: &Path, observer: &dyn Observer)
             if let Some(reference) = &args.reference {
                 selector = selector.reference(reference);
             }
-            let plan = Box::new(image.select(&selector)?);
-            Source::Image { image, selector, plan }
+            let choose = "--ref NAME or --ref DIGEST chooses one";
+            let plan = image.select(&selector).hint_for(Advice::ChooseByPlatform, choose);
+            let plan = Box::new(plan.hint_for(Advice::ChooseAnother, choose)?);
+            Source::Image { image: Box::new(image), selector, plan }
         }
         _ => Source::Layer(path),
     })
