@@ -291,7 +291,13 @@ mod tests {
         let file = std::fs::File::create(dir.path().join("f")).unwrap();
         write(&file);
         let size = file.metadata().unwrap().len();
-        let scan = crate::sys::scan::scan(dir.path(), 1, &()).unwrap();
+        let scan = crate::sys::scan::scan(
+            dir.path(),
+            1,
+            &crate::sys::scan::Bounds::tree(&crate::limits::Limits::default()),
+            &(),
+        )
+        .unwrap();
         let disk = DiskFile { dir: scan.dir, place: Arc::default(), name: b"f"[..].into(), size, bytes: None };
         (dir, crate::layer::Source::Disk(Arc::new(disk)), size)
     }

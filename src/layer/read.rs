@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::format::entry::Entry;
 use crate::format::item::{Extent, Item};
+use crate::observe::{Observer, check};
 use crate::store::Store;
 
 /// A layer of a store.
@@ -140,8 +141,17 @@ impl<'s> Layer<'s> {
     /// # Errors
     /// `NotFound` if the layer has no such entry; `Corrupt` if the record is damaged.
     pub fn find(&self, path: &[u8]) -> Result<LayerEntry> {
+        self.find_watched(path, &())
+    }
+
+    /// [`find`](Self::find) that an observer can stop: it goes through all entries.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); `Cancelled`.
+    pub fn find_watched(&self, path: &[u8], observer: &dyn Observer) -> Result<LayerEntry> {
         let mut found = None;
         for entry in self.entries()? {
+            check(observer)?;
             let entry = entry?;
             if entry.entry.path == path {
                 found = Some(entry);

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::{Named, escape, find, normal};
 use crate::output::Shown;
-use layerstore::{EntryKind, Error, ErrorKind, FileReader, Layer, Store};
+use layerstore::{EntryKind, Error, ErrorKind, FileReader, Layer, Observer, Store};
 use std::fs::File;
 use std::io::Seek;
 use std::os::fd::AsFd;
@@ -48,19 +48,19 @@ pub(super) fn open<'s>(
             let opened = store.root_watched(&image.layers, &context.progress(None))?.open(path);
             opened.hint_on(ErrorKind::NotFound, list).hint_on(ErrorKind::InvalidInput, list)
         }
-        Named::Layer(info) => in_layer(&store.layer(&info.diff_id)?, path),
+        Named::Layer(info) => in_layer(&store.layer(&info.diff_id)?, path, &context.progress(None)),
     }
 }
 
-fn in_layer<'s>(layer: &Layer<'s>, path: &[u8]) -> Result<FileReader<'s>, Failure> {
+fn in_layer<'s>(layer: &Layer<'s>, path: &[u8], observer: &dyn Observer) -> Result<FileReader<'s>, Failure> {
     let list = "`layerstore ls` lists the entries of a layer";
-    let mut entry = layer.find(path).hint_on(ErrorKind::NotFound, list)?;
+    let mut entry = layer.find_watched(path, observer).hint_on(ErrorKind::NotFound, list)?;
     // Every step leads to an entry that was there before the link; a circle can only be made by hand.
     for _ in 0..40 {
         match &entry.entry.kind {
             EntryKind::Hardlink { target } => {
                 entry = layer
-                    .find(target)
+                    .find_watched(target, observer)
                     .hint_on(ErrorKind::NotFound, "the hard link leads to a lower layer; read it from the image")?;
             }
             EntryKind::Symlink { target } => {
