@@ -319,7 +319,7 @@ fn an_empty_directory_of_any_mode_becomes_a_store() {
 }
 
 /// An image of one layer, with more in its configuration.
-fn with_config(place: &Place, name: &str, layer: &[u8], diff_id: &str, more: &str) {
+pub(crate) fn with_config(place: &Place, name: &str, layer: &[u8], diff_id: &str, more: &str) {
     let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}"]}}{more}}}"#);
     let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);
     let mut tar = tar::Builder::new(Vec::new());
