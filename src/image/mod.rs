@@ -19,6 +19,8 @@ pub(crate) mod layout;
 pub(crate) mod manifest;
 pub(crate) mod members;
 pub(crate) mod oci;
+#[cfg(test)]
+mod page_cache_tests;
 pub(crate) mod plan;
 pub(crate) mod source;
 pub(crate) mod spec;
