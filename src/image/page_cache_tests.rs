@@ -47,7 +47,7 @@ fn layout(path: &Path) {
     let layer = tar(&[member(b'0', "noise", "", &noise)]);
     let blob = compress(&layer, Compression::Zstd);
     let (digest, size) = out.blob(|w| w.write_all(&blob).map_err(|e| crate::Error::io("write", e))).unwrap();
-    let blobs = [LayerBlob { digest, size, compression: Compression::Zstd }];
+    let blobs = [LayerBlob { digest: digest.into(), size, compression: Compression::Zstd }];
     let rootfs = json!({ "type": "layers", "diff_ids": [Digest::of(&layer)] });
     let config = json!({ "os": "linux", "architecture": "amd64", "rootfs": rootfs }).to_string();
     let digest = out.bytes(config.as_bytes()).unwrap();
