@@ -279,6 +279,8 @@ fn what_is_mounted_is_not_removed_unasked() {
             $L mount app:1 v
             if $L snapshot rm "$PWD/v"; then exit 1; else test $? = 9; fi
             $L umount v
+            mkdir k; $L mount app:1 k --rw; echo new > k/new; $L snapshot commit --force done-{driver} "$PWD/k"
+            test "$(cat k/new)" = new; $L umount k
             $L snapshot rm --force "$PWD/m" other; test "$(cat m/new)" = new
             $L gc > out; grep -q 'kept until it is unmounted: snapshots/' out
             $L umount m; $L snapshot cleanup; test -z "$(ls $LAYERSTORE_STORE/snapshots)"
