@@ -64,6 +64,7 @@ fn refused(failure: Failure) -> Failure {
         (ErrorKind::InvalidInput, None) => {
             failure.hint("nothing was stored; get the input again, or correct what made it")
         }
+        (ErrorKind::Cancelled, None) => failure.hint("nothing was changed; run the command again when you like"),
         (_, Some(Advice::OtherName)) => failure.hint("--name NAME gives the image another name"),
         _ => failure,
     }
