@@ -52,9 +52,9 @@ impl Collector {
         } else if let Some(name) = key.strip_prefix(LIBARCHIVE) {
             let Some(name) = percent_decode(name) else { return Ok(true) };
             let value = base64_decode(value);
-            if !name.contains(&b'=') {
-                self.found.push(Found { name, value, source: Source::Libarchive });
-            } else if check(&name, value.as_ref().ok_or_else(|| Error::invalid("an xattr that is not base64"))?)? {
+            let not_base64 = || Error::invalid("an xattr that is not base64");
+            // Only such a name counts by itself; another is held against what SCHILY says.
+            if !name.contains(&b'=') || check(&name, value.as_deref().ok_or_else(not_base64)?)? {
                 self.found.push(Found { name, value, source: Source::Libarchive });
             }
         } else {
