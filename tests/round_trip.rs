@@ -414,7 +414,8 @@ fn long_work_asks_whether_to_stop() {
     let bomb = compress(&vec![0; 128 << 20], Compression::Gzip);
     store.import_layer(&bomb[..], &ImportOptions::default(), &asked).expect("an empty layer");
     assert!(asked.since() > 128, "importing zeros");
-    let tar = tar(&[build::file("large", noise(1, 16 << 20)), build::file("other", noise(2, 16 << 20))]);
+    let files = [build::file("large", noise(1, 16 << 20)), build::file("other", noise(2, 16 << 20)), vec![0; 1024]];
+    let tar = files.concat();
     let layer = store.import_layer(&tar[..], &ImportOptions::default(), &asked).expect("a good layer").0.diff_id;
     assert!(asked.since() > 32, "importing");
     store.extract(&[layer], &dir.path().join("out"), &Default::default(), &asked).expect("extracts");
