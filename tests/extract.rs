@@ -443,6 +443,22 @@ fn mounts_map_ids() {
     use std::os::fd::AsFd;
     let refused = active[0].mount_id_mapped(&target, namespace.open().as_fd()).expect_err("writable");
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
+
+    // Its lower directories have no names in the mount table, and stay all the same.
+    let stacked = snapshots.mounts("s", &()).expect("mounts");
+    stacked[0].mount_id_mapped(&target, namespace.open().as_fd()).expect("mounts");
+    for key in ["v", "s", "a", "2", "1"] {
+        snapshots.remove(key).expect("removes");
+    }
+    [one, two].iter().for_each(|layer| snapshots.store().release_layer(layer).expect("releases"));
+    let trees = || {
+        let plan = snapshots.store().gc_plan(&layerstore::GcOptions::default(), &()).expect("a plan");
+        let goes = plan.garbage.iter().filter(|garbage| garbage.kind == layerstore::GarbageKind::Tree).count();
+        (goes, plan.mounted.iter().filter(|path| path.starts_with("trees")).count())
+    };
+    assert_eq!(trees(), (0, 2));
+    layerstore::unmount(&target).expect("unmounts");
+    assert_eq!(trees(), (2, 0));
 }
 
 /// A parameter of the new mount API holds 255 bytes; paths may be longer.

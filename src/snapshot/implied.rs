@@ -1,7 +1,7 @@
 //! Snapshots that were made for an image's layers, which go by themselves.
 //!
-//! [`Snapshotter::commit_image`](super::Snapshotter::commit_image) makes them for mounts to stand on. They stay for some
-//! minutes after their last use, so that the next mount finds what it needs.
+//! [`Snapshotter::commit_image`](super::Snapshotter::commit_image) makes them for mounts to stand
+//! on. They stay for some minutes after their last use, so that the next mount finds what it needs.
 
 use super::model::now;
 use crate::error::Result;
@@ -26,8 +26,8 @@ pub(crate) struct Implied {
 }
 
 impl Implied {
-    /// Looks at all snapshots, and at the numbers of those with the label and when they were used last. With `all` nobody
-    /// waits.
+    /// Looks at all snapshots, and at the numbers of those with the label and when they were used
+    /// last. With `all` nobody waits.
     pub(crate) fn of(rows: &[SnapshotRow], labelled: &[(u64, i64)], all: bool) -> Self {
         let parents: HashMap<u64, u64> = rows.iter().filter_map(|row| Some((row.n, row.parent?))).collect();
         let mut children: HashMap<u64, u64> = HashMap::new();

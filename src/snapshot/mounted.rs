@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 pub struct Mounted {
     /// Where it is mounted. Below the store's own directory for mounts that snapshots share.
     pub dir: PathBuf,
-    /// What it shows, as names below the store: `snapshots/3/fs`, `trees/<chain_id>`, `images/<chain_id>.erofs`. Empty if
-    /// the kernel does not tell which of the store's directories those are.
+    /// What it shows, as names below the store: `snapshots/3/fs`, `trees/<chain_id>`,
+    /// `images/<chain_id>.erofs`. Empty if the kernel does not tell which of the store's
+    /// directories those are.
     pub shows: Vec<PathBuf>,
     /// The one of those that is written to through it.
     pub writes: Option<PathBuf>,
@@ -40,8 +41,9 @@ impl From<Shown> for Mounted {
 }
 
 impl Store {
-    /// What is mounted from this store in the mount namespace of this process, however it was mounted, in the order of
-    /// the mount table. Mounts below the store's own directory, which snapshots share, are among it.
+    /// What is mounted from this store in the mount namespace of this process, however it was
+    /// mounted, in the order of the mount table. Mounts below the store's own directory, which
+    /// snapshots share, are among it.
     ///
     /// # Errors
     /// `Io` if the mount table cannot be read.
@@ -49,11 +51,13 @@ impl Store {
         Ok(mounts::shown(self.path())?.into_iter().map(Mounted::from).collect())
     }
 
-    /// Takes away every mount of this store in the mount namespace of this process: those of snapshots, and those below
-    /// its own directory that snapshots share. After that the store's directory can be moved or removed.
+    /// Takes away every mount of this store in the mount namespace of this process: those of
+    /// snapshots, and those below its own directory that snapshots share. After that the store's
+    /// directory can be moved or removed.
     ///
-    /// Snapshots stay. [`Snapshotter::mounts`] brings back what they share, as after a reboot; whoever still has the
-    /// mounts that an earlier call returned must call it before mounting them.
+    /// Snapshots stay. [`Snapshotter::mounts`] brings back what they share, as after a reboot;
+    /// whoever still has the mounts that an earlier call returned must call it before mounting
+    /// them.
     ///
     /// # Errors
     /// `Io`. What is in use is no error: it stays, and the report names it.
@@ -93,12 +97,13 @@ impl Store {
 }
 
 impl Snapshotter {
-    /// Where a snapshot is mounted: `None` if it is not. The list has the places that this process sees, and is empty if
-    /// all are in other mount namespaces.
+    /// Where a snapshot is mounted: `None` if it is not. The list has the places that this process
+    /// sees, and is empty if all are in other mount namespaces.
     ///
-    /// For an active snapshot, and a view that has a directory of its own, those mount namespaces count that root or the
-    /// store's owner made. Of other views mounts are alike, and only those are looked at that this process sees: a view is
-    /// taken to be mounted if there are as many such mounts as there are such views.
+    /// For an active snapshot, and a view that has a directory of its own, those mount namespaces
+    /// count that root or the store's owner made. Of other views mounts are alike, and only those
+    /// are looked at that this process sees: a view is taken to be mounted if there are as many
+    /// such mounts as there are such views.
     ///
     /// # Errors
     /// `NotFound`; `Io` if the mount table cannot be read.
@@ -110,7 +115,8 @@ impl Snapshotter {
     /// `Busy` if a snapshot is known to be mounted.
     pub(super) fn check_unmounted(&self, row: &SnapshotRow) -> Result<()> {
         let dirs = match self.mounts_showing(row) {
-            // Without /proc nobody knows: work goes on there, and the caller must know what is mounted.
+            // Without /proc nobody knows: work goes on there, and the caller must know what is
+            // mounted.
             Ok(None) => return Ok(()),
             Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::NotFound) => return Ok(()),
             other => other?.unwrap_or_default(),
@@ -142,7 +148,8 @@ impl Snapshotter {
         Ok(Some(here()?.into_iter().filter(shows).map(|shown| shown.dir).collect()))
     }
 
-    /// Mounts outside of the store that show what a view without a directory of its own does, and nothing else.
+    /// Mounts outside of the store that show what a view without a directory of its own does, and
+    /// nothing else.
     fn like(&self, view: &SnapshotRow, here: Vec<Shown>) -> impl Iterator<Item = Shown> {
         let name = |lower: &String| match (lower.strip_prefix("mounts/"), view.lowers.len()) {
             // A bind of the mounted image is another mount of it.

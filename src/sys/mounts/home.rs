@@ -6,8 +6,8 @@ use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Source of overlays whose lower directories have names that say nothing, because this library had to hand them over as
-/// descriptors.
+/// Source of overlays whose lower directories have names that say nothing, because this library had
+/// to hand them over as descriptors.
 pub(crate) const NAMELESS: &str = "layerstore";
 
 /// Directories of a store that hold content: those below have names of their own.
@@ -16,8 +16,8 @@ const CONTENT: [&str; 4] = ["snapshots", "trees", "mounts", "images"];
 /// Where a store is: in its file system, and in the trees of names that processes see.
 #[derive(Debug)]
 pub(super) struct Home {
-    /// The file system's device in mount tables, and the store's path in it. `None` if the store's mount is in no table
-    /// that this process sees, as in a chroot.
+    /// The file system's device in mount tables, and the store's path in it. `None` if the store's
+    /// mount is in no table that this process sees, as in a chroot.
     at: Option<(Vec<u8>, PathBuf)>,
     store: PathBuf,
     /// The store's own path, and every other that leads to it.
@@ -42,7 +42,8 @@ impl Shows {
 }
 
 impl Home {
-    /// Looks for the mount with this id in a table of this process; without an id, for the one that the path leads to.
+    /// Looks for the mount with this id in a table of this process; without an id, for the one that
+    /// the path leads to.
     pub(super) fn find(store: &Path, mount: Option<u64>, table: &mut Table<impl BufRead>) -> std::io::Result<Self> {
         let mut found: Option<Line> = None;
         while let Some(next) = table.next()? {
@@ -73,8 +74,8 @@ impl Home {
         self.names.insert(plain(&line.point.join(below)))
     }
 
-    /// What a mount shows, by what cannot be any text: a bind by the file system's device and the directory in it, an
-    /// overlay by its directories, EROFS by its image.
+    /// What a mount shows, by what cannot be any text: a bind by the file system's device and the
+    /// directory in it, an overlay by its directories, EROFS by its image.
     pub(super) fn shows(&self, line: &Line) -> Shows {
         let mut shows = Shows::default();
         if let Some(name) = self.bound(line) {
@@ -102,8 +103,8 @@ impl Home {
         }
     }
 
-    /// The name below the store of a path of which only the end is known, because where this process's root is in the
-    /// file system is not.
+    /// The name below the store of a path of which only the end is known, because where this
+    /// process's root is in the file system is not.
     fn ending(&self, path: &Path) -> Option<PathBuf> {
         let own: Vec<_> = self.store.iter().skip(1).collect();
         let parts: Vec<_> = path.iter().skip(1).collect();
@@ -146,8 +147,8 @@ impl Home {
         }
     }
 
-    /// The name below the store of a path that was given from a directory in it or above it. containerd shortens long
-    /// lists of lower directories like this.
+    /// The name below the store of a path that was given from a directory in it or above it.
+    /// containerd shortens long lists of lower directories like this.
     fn relative(&self, path: &Path) -> Option<PathBuf> {
         let parts: Vec<&std::ffi::OsStr> = path.iter().filter(|part| *part != ".").collect();
         let from = |at: usize| parts[at..].iter().collect::<PathBuf>();

@@ -6,10 +6,11 @@
 //! | `namespaces.rs` | the tables that count |
 //! | `home.rs` | what of a store a line shows |
 //!
-//! Tables are read line by line and kept nowhere: what is remembered are names of the store's own directories.
+//! Tables are read line by line and kept nowhere: what is remembered are names of the store's own
+//! directories.
 //!
-//! What it does not see: mounts that are attached nowhere, mount namespaces in which no process is that `/proc` shows,
-//! and overlays over a mount that was taken away since.
+//! What it does not see: mounts that are attached nowhere, mount namespaces in which no process is
+//! that `/proc` shows, and overlays over a mount that was taken away since.
 
 mod home;
 mod namespaces;
@@ -40,8 +41,8 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
-    /// Looks what is mounted from the store at `store`, an absolute path without symlinks. What cannot be read or
-    /// understood might be anything: then all is in use.
+    /// Looks what is mounted from the store at `store`, an absolute path without symlinks. What
+    /// cannot be read or understood might be anything: then all is in use.
     pub(crate) fn of(store: &Path) -> Self {
         let mut found = Self::default();
         if found.look(store).is_err() {
@@ -76,7 +77,8 @@ impl InUse {
         }
     }
 
-    /// Whether a mount may show a directory of the store, such as `snapshots/3`, or something in it.
+    /// Whether a mount may show a directory of the store, such as `snapshots/3`, or something in
+    /// it.
     pub(crate) fn shows(&self, dir: &str, name: &str) -> bool {
         self.any || self.certainly_shows(dir, name)
     }
@@ -101,7 +103,8 @@ pub(crate) struct Shown {
     pub(crate) covered: bool,
 }
 
-/// The mounts of the store at `store` that this process sees, in the order in which the kernel lists them.
+/// The mounts of the store at `store` that this process sees, in the order in which the kernel
+/// lists them.
 ///
 /// # Errors
 /// `Io` if the table cannot be read.

@@ -1,9 +1,10 @@
 //! The mount tables that count, each once.
 //!
-//! Any user makes user namespaces, mounts in them what he likes, and gives it any source and any path: he makes a
-//! directory of the same name in a root of his own. So a mount namespace counts only if whoever owns its user namespace
-//! could get at the store: the user that this process is, who owns the store, or root. That is told by who made the user
-//! namespace, as a container runtime does for its containers. The tables of others are not read at all.
+//! Any user makes user namespaces, mounts in them what he likes, and gives it any source and any
+//! path: he makes a directory of the same name in a root of his own. So a mount namespace counts
+//! only if whoever owns its user namespace could get at the store: the user that this process is,
+//! who owns the store, or root. That is told by who made the user namespace, as a container runtime
+//! does for its containers. The tables of others are not read at all.
 
 use crate::sys::raw;
 use std::collections::HashMap;
@@ -16,8 +17,8 @@ use std::path::Path;
 
 /// Bytes of a table read at a time.
 const BUFFER: usize = 64 << 10;
-/// How many processes of one namespace are looked at that have different roots: a table leaves out what is not below its
-/// process's root.
+/// How many processes of one namespace are looked at that have different roots: a table leaves out
+/// what is not below its process's root.
 const ROOTS_MAX: usize = 16;
 
 /// A namespace, as the device and inode of its file.
@@ -50,8 +51,8 @@ impl Me {
 
     /// Whether mounts of a mount namespace count. Where that cannot be told, they do.
     fn counts(&self, namespace: &File) -> bool {
-        // The kernel names no user namespace that is not this process's or below it: such a one is above, as a
-        // process in a foreign one would not have been found.
+        // The kernel names no user namespace that is not this process's or below it: such a one is
+        // above, as a process in a foreign one would not have been found.
         let Ok(owner) = raw::owning_user_namespace(namespace.as_fd()) else { return true };
         let owner = File::from(owner);
         if self.user_namespace.is_some() && id(&owner).ok() == self.user_namespace {
@@ -68,11 +69,13 @@ enum Known {
     Read(Vec<OsString>),
 }
 
-/// Calls `visit` with each table that counts, this process's own first. An error if that could not be read.
+/// Calls `visit` with each table that counts, this process's own first. An error if that could not
+/// be read.
 pub(super) fn each(mut visit: impl FnMut(BufReader<File>)) -> io::Result<()> {
     let me = Me::new();
     let mut known: HashMap<Id, Known> = HashMap::new();
-    // Its root is not remembered: in a chroot it looks like the root of all, and the table lacks what is outside.
+    // Its root is not remembered: in a chroot it looks like the root of all, and the table lacks
+    // what is outside.
     visit(own()?);
     for process in fs::read_dir("/proc")?.flatten() {
         if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {

@@ -1,11 +1,13 @@
-//! Reading a mount table (proc_pid_mountinfo(5)), one line at a time: memory does not grow with the table.
+//! Reading a mount table (proc_pid_mountinfo(5)), one line at a time: memory does not grow with the
+//! table.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-/// The longest line that is read. 500 lower directories of 4 KiB each, with every byte escaped, are 8 MB.
+/// The longest line that is read. 500 lower directories of 4 KiB each, with every byte escaped, are
+/// 8 MB.
 const LINE_MAX: usize = 10 << 20;
 
 /// What the kernel appends to the root of a bind mount whose directory was removed.
@@ -17,7 +19,8 @@ pub(super) struct Line {
     pub(super) id: u64,
     /// The mount that this one is mounted on.
     pub(super) parent: u64,
-    /// The file system, as `major:minor`. Not always the device that stat(2) tells of what is in it.
+    /// The file system, as `major:minor`. Not always the device that stat(2) tells of what is in
+    /// it.
     pub(super) device: Vec<u8>,
     /// The directory of the file system that is shown; `None` for one that was removed.
     pub(super) root: Option<PathBuf>,
@@ -26,7 +29,8 @@ pub(super) struct Line {
     pub(super) kind: Vec<u8>,
     /// What was mounted. For many kinds of file systems any text.
     pub(super) source: Vec<u8>,
-    /// The options of the file system, still escaped, as commas and colons in values are told by that.
+    /// The options of the file system, still escaped, as commas and colons in values are told by
+    /// that.
     options: Vec<u8>,
 }
 
@@ -52,9 +56,9 @@ impl Line {
         })
     }
 
-    /// The directories that an overlay's options name, with the option. The kernel writes a list of lower directories in
-    /// several ways, depending on its version and on how they were given; where a text can be read in two ways, both
-    /// are among the results.
+    /// The directories that an overlay's options name, with the option. The kernel writes a list of
+    /// lower directories in several ways, depending on its version and on how they were given;
+    /// where a text can be read in two ways, both are among the results.
     pub(super) fn overlay_paths(&self) -> Vec<(&[u8], PathBuf)> {
         let mut found = Vec::new();
         for option in self.options.split(|&b| b == b',') {
@@ -62,7 +66,8 @@ impl Line {
             let (key, value) = (&option[..at], &option[at + 1..]);
             let values = match key {
                 b"lowerdir" => lowers(value),
-                // Given one by one, they are not escaped; before Linux 6.5, and by mount(2), they may be.
+                // Given one by one, they are not escaped; before Linux 6.5, and by mount(2), they
+                // may be.
                 b"lowerdir+" | b"datadir+" | b"upperdir" | b"workdir" => both(&unescape(value)),
                 _ => continue,
             };
@@ -85,7 +90,8 @@ fn split_at<'a>(line: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])
     Some((&line[..at], &line[at + separator.len()..]))
 }
 
-/// The directories of a `lowerdir` value, each as it is and without the backslashes that mount(2) takes.
+/// The directories of a `lowerdir` value, each as it is and without the backslashes that mount(2)
+/// takes.
 fn lowers(value: &[u8]) -> Vec<Vec<u8>> {
     const BACKSLASH: &[u8] = b"\\134";
     let (mut found, mut start, mut joined) = (Vec::new(), 0, 0);
@@ -227,7 +233,8 @@ mod tests {
         assert_eq!(found, ["lowerdir=/a", "lowerdir=/b", "upperdir=/u", "workdir=/w"]);
         let found = paths("ro,lowerdir+=/a:b,lowerdir+=/c,datadir+=/d");
         assert_eq!(found, ["lowerdir+=/a:b", "lowerdir+=/c", "datadir+=/d"]);
-        // As mount(2) was given it, shown by Linux 6.8 and later and before 6.5; then as 6.5 to 6.7 show it.
+        // As mount(2) was given it, shown by Linux 6.8 and later and before 6.5; then as 6.5 to 6.7
+        // show it.
         for text in [r"lowerdir=/a\134:b\134\054c:/d", r"lowerdir=/a\072b\054c:/d"] {
             let found = paths(text);
             assert!(
