@@ -15,13 +15,14 @@ pub(crate) struct Found {
     pub(crate) kind: FileType,
     pub(crate) owner: u32,
     pub(crate) size: u64,
-    pub(crate) links: u64,
+    /// It has no other name.
+    pub(crate) alone: bool,
 }
 
 impl Found {
     /// A regular file with this name alone that belongs to whoever runs this process.
     pub(crate) fn is_own_file(&self) -> bool {
-        self.kind == FileType::RegularFile && self.links == 1 && self.is_own()
+        self.kind == FileType::RegularFile && self.alone && self.is_own()
     }
 
     pub(crate) fn is_own(&self) -> bool {
@@ -32,7 +33,7 @@ impl Found {
 impl From<fs::Stat> for Found {
     fn from(stat: fs::Stat) -> Self {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        Self { kind, owner: stat.st_uid, size: stat.st_size.max(0) as u64, links: stat.st_nlink as u64 }
+        Self { kind, owner: stat.st_uid, size: stat.st_size.max(0) as u64, alone: stat.st_nlink == 1 }
     }
 }
 

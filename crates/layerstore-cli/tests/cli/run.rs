@@ -33,6 +33,18 @@ fn processes(text: &str) -> Vec<String> {
     pids.filter(has).collect()
 }
 
+/// Ends what a test that fails would leave running.
+struct Ended(String);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for pid in processes(&self.0) {
+            let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
+            pid.map(|pid| rustix::process::kill_process(pid, rustix::process::Signal::KILL));
+        }
+    }
+}
+
 /// An image is set-user-ID files, too, which run as root for whoever reaches them.
 #[test]
 fn nobody_else_reaches_the_image_and_a_kill_leaves_nothing() {
@@ -50,6 +62,7 @@ fn nobody_else_reaches_the_image_and_a_kill_leaves_nothing() {
         })
     };
     let command = ["run", "shell:1", "--", "sh", "-c", "while true; do /bin/busybox sleep 1; done", &mark];
+    let _ended = Ended(mark.clone());
     let mut run = place.command(&command).spawn().expect("the binary runs");
     eventually("the command runs", || in_it().is_some());
     let inside = in_it().expect("a process");

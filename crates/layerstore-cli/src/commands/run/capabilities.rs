@@ -1,7 +1,7 @@
 //! Which capabilities a command has.
 
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capability_is_in_bounding_set, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities,
 };
 
@@ -51,9 +51,9 @@ pub(super) fn bound(kept: CapabilitySet) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Leaves this thread `kept`, as far as it has that, if it is root's; another user has none.
+/// Leaves this thread `kept`, all of which it has, if it is root's; another user has none.
 pub(super) fn keep(kept: CapabilitySet, root: bool) -> rustix::io::Result<()> {
-    let kept = if root { kept & capabilities(None)?.permitted } else { CapabilitySet::empty() };
+    let kept = if root { kept } else { CapabilitySet::empty() };
     set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() })
 }
 

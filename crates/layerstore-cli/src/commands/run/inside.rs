@@ -1,7 +1,7 @@
 //! The process that becomes the command, the first of its pid namespace.
 
 use super::NOT_RUN;
-use super::capabilities;
+use super::capabilities as caps;
 use super::plan::Plan;
 use super::supervisor::ROOT;
 use super::user::{self, User};
@@ -16,7 +16,7 @@ use rustix::mount::{
 };
 use rustix::process::{Signal, fchdir, pivot_root, set_parent_process_death_signal, umask};
 use rustix::thread::{
-    CapabilitySet, Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, Gid, Uid, capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind as IoKind;
@@ -90,7 +90,9 @@ fn prepare(path: &Path) -> Result<Plan> {
     // No directory is open here that a path through /proc could lead to (CVE-2024-21626).
     let directory = Path::new("/").join(&plan.directory);
     fs::create_dir_all(&directory).map_err(|e| Error::io("cannot make the image's working directory", e))?;
-    let kept = CapabilitySet::from_bits_retain(plan.capabilities);
+    // Not more than there are: a command that gained some when it is executed would outlive its parent (`PDEATHSIG`).
+    let own = capabilities(None).map_err(failed("cannot read the capabilities"))?.permitted;
+    let kept = CapabilitySet::from_bits_retain(plan.capabilities) & own;
     become_user(&user, kept)?;
     if plan.no_new_privileges {
         set_no_new_privs(true).map_err(failed("cannot forbid new privileges"))?;
@@ -235,7 +237,7 @@ fn groups_are_fixed() -> bool {
 }
 
 fn become_user(user: &User, kept: CapabilitySet) -> Result<()> {
-    capabilities::bound(kept).map_err(failed("cannot give up capabilities"))?;
+    caps::bound(kept).map_err(failed("cannot give up capabilities"))?;
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     let set = match set_thread_groups(&groups) {
@@ -246,5 +248,5 @@ fn become_user(user: &User, kept: CapabilitySet) -> Result<()> {
     set.and_then(|()| set_thread_res_gid(gid, gid, gid))
         .and_then(|()| set_thread_res_uid(uid, uid, uid))
         .map_err(failed("cannot become the image's user"))?;
-    capabilities::keep(kept, user.uid == 0).map_err(failed("cannot give up capabilities"))
+    caps::keep(kept, user.uid == 0).map_err(failed("cannot give up capabilities"))
 }
