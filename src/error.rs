@@ -136,9 +136,12 @@ impl Error {
         Self::new(ErrorKind::NotFound, message)
     }
 
-    /// [`ErrorKind::LimitExceeded`], with the limit as `expected` and the value as `actual`.
+    /// [`ErrorKind::LimitExceeded`], with the limit as `expected` and the value as `actual`: it must be beyond the limit.
+    /// One that was cut to the limit says nothing and is left out.
     pub fn limit(message: impl Into<String>, limit: impl fmt::Display, value: impl fmt::Display) -> Self {
-        Self::new(ErrorKind::LimitExceeded, message).expected(format!("at most {limit}")).actual(value)
+        let (limit, value) = (limit.to_string(), value.to_string());
+        let error = Self::new(ErrorKind::LimitExceeded, message).expected(format!("at most {limit}"));
+        if value == limit { error } else { error.actual(value) }
     }
 
     /// [`ErrorKind::Io`] with the operation that failed; the OS error becomes `source()`.
@@ -325,6 +328,13 @@ mod tests {
         assert_eq!(printable("a\\u{1b} \u{1b}"), "a\\u{1b} \\u{1b}", "escaped once");
         let twice = Error::invalid(Error::invalid(hostile).to_string());
         assert_eq!(twice.message(), Error::invalid(hostile).message());
+    }
+
+    #[test]
+    fn no_limit_is_exceeded_by_itself() {
+        let text = |value: u64| Error::limit("too large", u64::MAX, value).to_string();
+        assert_eq!(text(u64::MAX), "too large (expected at most 18446744073709551615)");
+        assert_eq!(Error::limit("too large", 7, 8).to_string(), "too large (expected at most 7, found 8)");
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub fn mark(store: &Store) -> Result<(u64, u64)> {
 
 /// The metadata image of layers.
 pub fn erofs_image(store: &Store, layers: &[Digest]) -> Result<Vec<u8>> {
-    build_image(store, &store.tree(layers, &())?)
+    build_image(store, &store.tree(layers, &())?, &())
 }
 
 /// Looks up every chunk by its id, one by one; how many there are.

@@ -105,6 +105,7 @@ pub use snapshot::{
 };
 pub use store::{ImageInfo, LayerInfo, Lease, OpenOptions, Store};
 pub use sys::cache::ReadOnce;
+pub use sys::remove::remove_tree;
 pub use tar::Writer as TarWriter;
 pub use upkeep::{
     DamageKind, Finding, FsckCounts, FsckOptions, FsckReport, Garbage, GarbageKind, GcOptions, GcPlan, GcReport,

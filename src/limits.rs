@@ -12,6 +12,7 @@ pub struct Limits {
     pub(crate) entries: u64,
     pub(crate) attributes: u64,
     pub(crate) layer_size: u64,
+    pub(crate) file_size: u64,
     pub(crate) sparse_ranges: usize,
     pub(crate) zstd_window_log: u32,
 }
@@ -27,6 +28,7 @@ impl Default for Limits {
             entries: 10_000_000,
             attributes: 64 << 20,
             layer_size: 1 << 40,
+            file_size: i64::MAX as u64,
             sparse_ranges: 65_536,
             zstd_window_log: 27,
         }
@@ -34,6 +36,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Layers as large in their attributes as one may be, of which a tree may be made.
+    pub(crate) const LAYERS: u64 = 8;
+
     /// Most entries a layer may have. Default 10 million.
     #[must_use]
     pub fn entries(mut self, entries: u64) -> Self {
@@ -50,10 +55,18 @@ impl Limits {
         self
     }
 
-    /// Most bytes an uncompressed layer may have, and the largest logical size of one sparse file. Default 1 TiB.
+    /// Most bytes an uncompressed layer may have. Holes of sparse files are not in its tar and do not count. Default
+    /// 1 TiB.
     #[must_use]
     pub fn layer_size(mut self, bytes: u64) -> Self {
         self.layer_size = bytes;
+        self
+    }
+
+    /// Largest size of one file, its holes included. Default 2^63 - 1, the most that Linux has.
+    #[must_use]
+    pub fn file_size(mut self, bytes: u64) -> Self {
+        self.file_size = bytes.min(i64::MAX as u64);
         self
     }
 

@@ -58,7 +58,7 @@ fn layers_are_listed_and_kept() {
     let again = layers.add(&app, reference, &with_blobs, &()).expect("lists");
     for layer in &again.layers {
         let blob = fs::read(added.dir.join(layer.blob.to_string()).join("blob")).expect("there");
-        assert_eq!((layer.has_blob, Digest::of(&blob)), (true, layer.blob));
+        assert_eq!((layer.has_blob, Digest::of(&blob).into()), (true, layer.blob));
     }
 
     // As long as it is listed nothing goes, even when the image does.

@@ -5,8 +5,8 @@
 mod support;
 
 use layerstore::{
-    Changes, CommitOptions, CreateOptions, Digest, DriverKind, ImportOptions, Labels, Mount, Snapshotter,
-    SnapshotterOptions, Store,
+    Changes, CommitOptions, CreateOptions, DataRange, Digest, DriverKind, EntryKind, ImportOptions, Labels, Mount,
+    Snapshotter, SnapshotterOptions, Store,
 };
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
 use std::fs::{self, File};
@@ -355,5 +355,83 @@ fn times_are_clamped() {
     let second = (make("c", None, base), make("d", Some("c"), changes));
     assert_eq!(first, second);
     let root = place.store.root(&[first.0, first.1]).expect("a root");
-    assert!(root.list().iter().all(|e| e.entry.mtime.secs <= 1_600_000_000 && e.entry.mtime.nanos == 0));
+    assert!(root.list().all(|e| e.entry.mtime.secs <= 1_600_000_000 && e.entry.mtime.nanos == 0));
+}
+
+/// As /var/log/lastlog of a user with a large id: nearly all hole. What costs anything for each byte never ends here.
+#[test]
+fn sparse_files_of_terabytes_cost_what_they_hold() {
+    let (dir, store) = support::store();
+    let store = Arc::new(store);
+    let options = SnapshotterOptions::default().driver(DriverKind::Copy);
+    let snapshots = Snapshotter::open(store.clone(), &options).expect("copies can always be made");
+    let prepare = |key: &str, parent| {
+        let mounts = snapshots.prepare(key, parent, &Labels::new(), &()).expect("prepares");
+        Path::new(&mounts[0].source).to_owned()
+    };
+    let commit = |name: &str, key: &str| {
+        let layer = snapshots.commit(name, key, &CommitOptions::default(), &()).expect("commits").expect("a layer");
+        store.layer(&layer).expect("a layer")
+    };
+    let place = prepare("work", None);
+    let file = File::create(place.join("lastlog")).expect("made");
+    // The largest of these that the file system can hold: ext4 ends 4 KiB before 16 TiB.
+    let sizes = [i64::MAX as u64, (16 << 40) - 4096, 3 << 40];
+    let size = sizes.into_iter().find(|size| file.set_len(*size).is_ok()).expect("sparse files");
+    file.write_all_at(&[b'x'; 292], size - 292).expect("written");
+    let layer = commit("done", "work");
+    assert!(layer.tar_size() < 1 << 20, "{}", layer.tar_size());
+    // There and back as a tar, and read without being mounted.
+    let tar = export(&store, &layer.diff_id());
+    let (_other_dir, other) = support::store();
+    assert_eq!(support::import(&other, &tar).diff_id, layer.diff_id());
+    let root = other.root(&[layer.diff_id()]).expect("composes");
+    let reader = root.open(b"lastlog").expect("a file");
+    let mut end = [0; 400];
+    assert_eq!((reader.size(), reader.read_at(&mut end, size - 292).expect("reads")), (size, 292));
+    assert!(end[..292] == [b'x'; 292] && reader.read_at(&mut end, size / 2).expect("reads") == 400 && end == [0; 400]);
+    let copied = File::create(dir.path().join("copied")).expect("made");
+    assert_eq!(reader.copy_to_file(&copied, &()).expect("copied"), size);
+    assert_eq!((copied.metadata().expect("there").len(), blocks(&copied) < 64), (size, true));
+    let out = dir.path().join("out");
+    other.extract(&[layer.diff_id()], &out, &Default::default(), &()).expect("extracts");
+    let extracted = File::open(out.join("lastlog")).expect("there");
+    assert_eq!((extracted.metadata().expect("there").len(), blocks(&extracted) < 64), (size, true));
+    // Unchanged it is no change; changed it is one, of what it holds.
+    prepare("again", Some("done"));
+    assert!(commit("same", "again").is_empty());
+    let place = prepare("more", Some("done"));
+    let file = File::options().write(true).open(place.join("lastlog")).expect("there");
+    file.write_all_at(b"y", size / 2).expect("written");
+    let changed = commit("changed", "more");
+    assert_eq!((changed.len(), changed.tar_size() < 1 << 20), (1, true));
+    let layers = [layer.diff_id(), changed.diff_id()];
+    let merged = store.diff(&layers[..1], &layers, &CreateOptions::default(), &()).expect("compares");
+    assert_eq!((merged.len(), written(&store, &merged)), (1, changed.diff_id()));
+}
+
+fn blocks(file: &File) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&file.metadata().expect("there"))
+}
+
+/// ext4 holds 16 TiB: the error says what the file system at hand holds.
+#[test]
+fn a_file_too_long_to_be_extracted_is_told() {
+    let (dir, store) = support::store();
+    let size = (1 << 62) + 1;
+    let kind = EntryKind::File { size, sparse: Some(vec![DataRange { offset: size - 3, len: 3 }]) };
+    let diff_id = support::layers::Layer::own().entry("d/long", kind, |_| (), b"end").put(&store);
+    let out = dir.path().join("out");
+    let fits = File::create(dir.path().join("try")).and_then(|file| file.set_len(size)).is_ok();
+    match store.extract(&[diff_id], &out, &Default::default(), &()) {
+        Ok(_) => assert!(fits && fs::metadata(out.join("d/long")).expect("there").len() == size),
+        Err(e) => {
+            assert!(!fits && e.kind() == layerstore::ErrorKind::Unsupported, "{e}");
+            let (expected, actual) = e.mismatch();
+            assert_eq!(actual, Some(&*size.to_string()));
+            let most: u64 = expected.and_then(|e| e.split(' ').nth(2)?.parse().ok()).expect("a number");
+            assert!(most < size && e.to_string().contains("d/long"), "{e}");
+            assert!(!out.exists());
+        }
+    }
 }

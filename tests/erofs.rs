@@ -6,8 +6,8 @@
 mod support;
 
 use layerstore::{
-    Compress, DataRange, Detected, Digest, DriverKind, EntryKind, ErrorKind, ImportOptions, Labels, Limits, Selector,
-    Snapshotter, SnapshotterOptions, Store, detect,
+    Compress, DataRange, Detected, Digest, DirectIo, DriverKind, EntryKind, ErrorKind, ImportOptions, Labels, Limits,
+    Selector, Snapshotter, SnapshotterOptions, Store, detect,
 };
 use std::fs;
 use std::io::{Seek, SeekFrom};
@@ -15,9 +15,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use support::cached::cached;
 use support::layers::{Layer, assert_same, commit_chain, everything, expected, snapshotter, xattr};
 use support::listing::list;
-use support::{disk_dir, names, namespaced, noise, words};
+use support::{disk_dir, names, namespaced, needs, noise, words};
 
 /// Imports a layer with its chunks stored like this.
 fn import(store: &Store, layer: &mut Layer, compress: Compress) -> Digest {
@@ -224,6 +225,79 @@ fn an_image_is_built_once_shared_and_made_anew_when_damaged() {
     let e = snapshots.view("w", Some(&top), &Labels::new(), &()).expect_err("a pack is damaged");
     assert!(e.kind() == ErrorKind::Corrupt && e.to_string().contains(".pack"), "{e}");
     assert_eq!(mounts_of(store), 0);
+}
+
+/// The options, as the kernel tells them, with which a store's image is mounted.
+fn options_of(store: &Store) -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    let mounts = store.path().join("mounts");
+    let line = table.lines().find(|line| line.contains(mounts.to_str().expect("text"))).expect("a mount");
+    line.rsplit(' ').next().expect("options").to_owned()
+}
+
+fn close(snapshots: Snapshotter, top: &str) {
+    snapshots.remove(top).expect("removes");
+    snapshots.close().expect("closes");
+}
+
+/// Whoever runs the store decides; where nobody does, the kernel's release.
+#[test]
+fn packs_are_read_past_the_page_cache_where_that_is_wanted() {
+    if !namespaced("packs_are_read_past_the_page_cache_where_that_is_wanted") {
+        return;
+    }
+    let dir = disk_dir();
+    let store = Arc::new(Store::open(dir.path().join("store")).expect("a store"));
+    let (large, small) = (noise(1, 4 << 20), words(2, 300));
+    let layer = import(&store, Layer::new().file("large", &large).file("small", &small), Compress::Zstd(1));
+    let packs = || {
+        let packs = names(store.path(), "packs").into_iter();
+        packs.map(|name| cached(&store.path().join("packs").join(name))).sum::<Option<u64>>()
+    };
+    if packs().is_none() {
+        needs::leave_off("Linux 6.5, which tells what is cached");
+    }
+    for wanted in [DirectIo::On, DirectIo::Off, DirectIo::Auto] {
+        let options = SnapshotterOptions::default().direct_io(wanted);
+        let snapshots = support::layers::open(store.clone(), DriverKind::Erofs, &options);
+        let used = snapshots.direct_io().expect("of the erofs driver").used;
+        assert!(wanted == DirectIo::Auto || used == (wanted == DirectIo::On), "{wanted}");
+        view(&snapshots, &[layer], "v", |root| {
+            assert!(fs::read(root.join("large")).expect("reads") == large);
+            assert!(fs::read(root.join("small")).expect("reads") == small);
+            // The kernel does not tell the option among those of the mount.
+            let bytes = packs().expect("asked before");
+            assert!(if used { bytes < 64 << 10 } else { bytes > 1 << 20 }, "{wanted}: {bytes} bytes of packs cached");
+        });
+        close(snapshots, &layer.to_string());
+    }
+}
+
+#[test]
+fn compressed_blocks_are_dropped_of_zstd_alone() {
+    if !namespaced("compressed_blocks_are_dropped_of_zstd_alone") {
+        return;
+    }
+    let dir = disk_dir();
+    for (compress, taken) in [(Compress::Zstd(1), true), (Compress::Lz4, false), (Compress::Raw, false)] {
+        let store = Arc::new(Store::open(dir.path().join(format!("{compress:?}"))).expect("a store"));
+        let text = words(1, 2_000_000);
+        let layer = import(&store, Layer::new().file("text", &text), compress);
+        let options = SnapshotterOptions::default().drop_compressed(true);
+        let snapshots = support::layers::open(store.clone(), DriverKind::Erofs, &options);
+        if taken {
+            view(&snapshots, &[layer], "v", |root| {
+                assert!(options_of(&store).contains("cache_strategy=disabled"), "{}", options_of(&store));
+                assert!(fs::read(root.join("text")).expect("reads") == text);
+            });
+            close(snapshots, &layer.to_string());
+            continue;
+        }
+        let top = commit_chain(&snapshots, &[layer]);
+        let e = snapshots.view("v", Some(&top), &Labels::new(), &()).expect_err("refused");
+        assert_eq!(e.kind(), ErrorKind::FailedPrecondition, "{e}");
+        assert!(e.to_string().contains("zstd") && mounts_of(&store) == 0, "{e}");
+    }
 }
 
 #[test]

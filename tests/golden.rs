@@ -113,8 +113,8 @@ fn describe(store: &Arc<Store>) -> String {
         let _ = writeln!(text, "image {} manifest {} config {}", image.name, image.manifest, image.config);
         let config = store.image_config(&image).expect("a sound store");
         let _ = writeln!(text, "  {}", String::from_utf8_lossy(&config));
-        let root = store.root(&image.layers).expect("a sound store").list();
-        let _ = writeln!(text, "  {} names", root.len());
+        let root = store.root(&image.layers).expect("a sound store");
+        let _ = writeln!(text, "  {} names", root.list().count());
     }
     let walked = snapshots(store).walk(|info| {
         let _ = writeln!(text, "snapshot {info:?}");

@@ -73,6 +73,26 @@ fn a_digest_other_than_expected_leaves_nothing() {
     }
 }
 
+/// bsdtar compresses into a pipe with zeros at the end.
+#[test]
+fn zeros_after_the_stream_count_for_the_digest() {
+    let layer = good_layer();
+    for compression in [layerstore::Compression::Gzip, layerstore::Compression::Zstd] {
+        let bare = compress(&layer, compression);
+        let padded = [&bare[..], &[0; 10_240]].concat();
+        let (_dir, store) = store();
+        let without = ImportOptions::default().expected_blob(Digest::of(&bare));
+        let e = store.import_layer(&padded[..], &without, &()).expect_err("another digest");
+        assert_refusal(&e, "zeros that the digest does not cover");
+        assert_empty(&store, "zeros that the digest does not cover");
+        let with = ImportOptions::default().expected_blob(Digest::of(&padded)).keep_blobs(true);
+        store.import_layer(&padded[..], &with, &()).expect("zeros that the digest covers");
+        assert!(try_export(&store, &Digest::of(&layer)).expect("a sound layer") == layer);
+        let kept = store.path().join("blobs").join(Digest::of(&padded).hex());
+        assert!(std::fs::read(kept).expect("a kept blob") == padded);
+    }
+}
+
 #[test]
 fn what_is_taken_comes_out_the_same() {
     let (_dir, store) = store();
@@ -112,7 +132,7 @@ fn attributes_are_limited_by_layer() {
         compress(&[files.collect::<Vec<_>>().concat(), vec![0; 1024]].concat(), layerstore::Compression::Zstd)
     };
     let taken = import(&store, &layer(60));
-    assert_eq!(store.root(&[taken.diff_id]).expect("composes").list().len(), 60);
+    assert_eq!(store.root(&[taken.diff_id]).expect("composes").list().count(), 60);
     let (_dir, store) = support::store();
     let e = store.import_layer(&layer(80)[..], &ImportOptions::default(), &()).map(drop).expect_err("80 MB");
     assert_eq!(e.kind(), ErrorKind::LimitExceeded);

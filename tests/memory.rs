@@ -138,6 +138,49 @@ fn child_output(command: &mut Command) -> String {
     String::from_utf8(out.stdout).expect("text")
 }
 
+/// A directory 3,900 characters deep, a symlink that leads there, and `count` empty files named through it.
+fn deep_layer(count: u64) -> Vec<u8> {
+    let names = vec!["n".repeat(250); 15];
+    let mut layer = support::layers::Layer::new();
+    for depth in 1..=names.len() {
+        layer.dir(&names[..depth].join("/"), 0o755);
+    }
+    layer.symlink("s", &names.join("/"));
+    for n in 0..count {
+        layer.file(&format!("s/{n}"), b"");
+    }
+    layer.tar()
+}
+
+/// 50,000 entries with short names and paths of 3,900 characters each, 195 MB if they were held: paths are made one at
+/// a time.
+#[test]
+fn lists_below_long_paths() {
+    const COUNT: u64 = 50_000;
+    if let Ok(root) = std::env::var(CHILD) {
+        let store = Store::open(root).expect("a store");
+        let options = ImportOptions::default().threads(support::THREADS);
+        let layer = store.import_layer(&deep_layer(COUNT)[..], &options, &()).expect("a good layer").0.diff_id;
+        let root = store.root(&[layer]).expect("composes");
+        let longest = root.list().map(|entry| entry.entry.path.len()).max();
+        let listed = root.list().count();
+        drop(root);
+        let all = store.diff(&[], &[layer], &Default::default(), &()).expect("compares").entries().count();
+        let none = store.diff(&[layer], &[layer], &Default::default(), &()).expect("compares").len();
+        println!("{} {} {listed} {all} {none}", peak(), longest.unwrap_or_default());
+        std::process::exit(0);
+    }
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut child = Command::new(std::env::current_exe().expect("this test"));
+    child.args(["lists_below_long_paths", "--exact", "--nocapture"]).env(CHILD, dir.path().join("store"));
+    let out = child_output(&mut child);
+    let line = out.lines().find(|l| l.split(' ').all(|w| w.parse::<u64>().is_ok())).expect("the child's figures");
+    let figures: Vec<u64> = line.split(' ').map(|w| w.parse().expect("a figure")).collect();
+    println!("lists below long paths: peak {} MiB", figures[0] / MIB);
+    assert!(figures[1] > 3700 && figures[2..] == [COUNT + 16, COUNT + 16, 0], "{line}");
+    assert!(figures[0] < 150 * MIB, "{line}");
+}
+
 #[test]
 fn one_large_file() {
     measure("one_large_file", "one file of 1 GiB", 1, 1024 * MIB, LIMIT);

@@ -296,10 +296,30 @@ fn a_source_without_the_bytes_mends_nothing_and_says_so() {
     fs::write(&layer, b"no tar at all, but long enough to be looked at".repeat(40)).expect("a file");
     let refused = store.repair(Some(&RepairSource::Layer(layer)), &RepairOptions::default(), &());
     assert_eq!(refused.expect_err("no layer").kind(), ErrorKind::InvalidInput);
-    let itself = RepairSource::Store(Store::open(store.path()).expect("a store"));
-    let refused = store.repair(Some(&itself), &RepairOptions::default(), &());
-    assert_eq!(refused.expect_err("the same store").kind(), ErrorKind::InvalidInput);
     assert_eq!(full(&store).findings, before.findings);
+}
+
+/// Damaged or not, by whatever path.
+#[test]
+fn a_store_is_no_source_for_itself() {
+    let image = image();
+    let store = image.store(false);
+    let link = image.dir.path().join("link");
+    std::os::unix::fs::symlink(store.path(), &link).expect("a link");
+    let refused = || {
+        for path in [store.path(), &link] {
+            let refused = store.repair(Some(&detected(path)), &RepairOptions::default(), &());
+            assert_eq!(refused.expect_err("the same store").kind(), ErrorKind::InvalidInput);
+        }
+    };
+    refused();
+    flip(
+        &files(&store).into_iter().find(|p| p.extension().is_some_and(|e| e == "pack")).expect("a pack"),
+        3 * 4096 - 1,
+    );
+    refused();
+    let other = image.other();
+    assert!(repair(&store, Some(&RepairSource::Store(other))).is_clean());
 }
 
 /// A bundle with files that nobody has any more cannot be put together: the layers that need the others get new ones.

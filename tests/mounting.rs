@@ -178,3 +178,184 @@ fn auto_passes_over_overlays_where_owners_cannot_be_set() {
     let mounts = snapshots.prepare("work", Some(&top), &Labels::new(), &()).expect("prepares");
     support::inside(disk.path(), &mounts, |dir| assert_eq!(list(dir), ["a"]));
 }
+
+/// What a thread may see that gave up root, group and groups; others of the process keep theirs.
+fn as_nobody<T: Send>(look: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let (uid, gid) = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            set_thread_groups(&[]).expect("root");
+            set_thread_res_gid(gid, gid, gid).expect("root");
+            set_thread_res_uid(uid, uid, uid).expect("root");
+            look()
+        });
+        thread.join().expect("no panic")
+    })
+}
+
+/// Everything below `dir` that somebody else can look at, `dir` itself aside.
+fn open_to_others(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    support::walk(dir, &mut |path, _| all.push(path.to_owned()));
+    assert!(!all.is_empty(), "{}", dir.display());
+    as_nobody(move || all.into_iter().filter(|path| fs::symlink_metadata(path).is_ok()).collect())
+}
+
+/// A place that others can come as far as the store in.
+fn public() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let disk = disk_dir();
+    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0o755)).expect("set");
+    disk
+}
+
+/// Whether others can come that far at all: the test's directory may lie in one that they cannot enter.
+fn reachable(dir: &Path) -> bool {
+    as_nobody(|| fs::symlink_metadata(dir.join("open")).is_ok())
+}
+
+/// Images hold set-user-ID files of root, and whoever gets at them is root.
+#[test]
+fn others_enter_nothing_that_is_mounted_or_extracted() {
+    let name = "others_enter_nothing_that_is_mounted_or_extracted";
+    if !namespaced(name) {
+        return;
+    }
+    let disk = public();
+    fs::write(disk.path().join("open"), "").expect("written");
+    if !reachable(disk.path()) {
+        return println!("skipped: {name}: others cannot enter {}", disk.path().display());
+    }
+    let kind = layerstore::EntryKind::File { size: 1, sparse: None };
+    for driver in [DriverKind::Erofs, DriverKind::Overlay, DriverKind::Copy] {
+        let root = disk.path().join(format!("store-{driver}"));
+        let store = Arc::new(Store::open(&root).expect("a store"));
+        let layer = Layer::new().dir("", 0o755).entry("su", kind.clone(), |e| e.mode = 0o4755, b"x").put(&store);
+        let options = SnapshotterOptions::default().driver(driver);
+        let snapshots = match Snapshotter::open(store, &options) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => {
+                println!("skipped: {name}: {e}");
+                continue;
+            }
+            opened => opened.expect("opens"),
+        };
+        let top = commit_chain(&snapshots, &[layer, layer]);
+        snapshots.prepare("work", Some(&top), &Labels::new(), &()).expect("prepares");
+        snapshots.view("look", Some(&top), &Labels::new(), &()).expect("views");
+        assert_eq!(open_to_others(&root), Vec::<std::path::PathBuf>::new(), "{driver}");
+        for mounted in names(&root, "mounts") {
+            layerstore::unmount(&root.join("mounts").join(mounted)).expect("unmounts");
+        }
+    }
+}
+
+/// Looks, as somebody else, at a tree that is being extracted, whenever it is asked whether to stop.
+struct Looking<'a>(&'a Path, std::sync::Mutex<Vec<String>>, std::sync::atomic::AtomicU64);
+
+impl layerstore::Observer for Looking<'_> {
+    fn event(&self, _: layerstore::Event) {}
+
+    fn cancelled(&self) -> bool {
+        let Ok(there) = fs::read_dir(self.0) else { return false };
+        let names: Vec<_> = there.flatten().map(|found| found.path()).collect();
+        // What was there before, empty, is as its owner has it until the first name is made.
+        if names.is_empty() {
+            return false;
+        }
+        self.2.fetch_add(names.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        let seen = as_nobody(|| {
+            let listed = fs::read_dir(self.0).is_ok().then(|| self.0.display().to_string());
+            let open = names.iter().filter(|path| fs::symlink_metadata(path).is_ok());
+            listed.into_iter().chain(open.map(|path| path.display().to_string())).collect::<Vec<_>>()
+        });
+        self.1.lock().expect("no panic").extend(seen);
+        false
+    }
+}
+
+#[test]
+fn others_see_nothing_of_a_tree_before_it_is_complete() {
+    let name = "others_see_nothing_of_a_tree_before_it_is_complete";
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: {name}: needs root");
+    }
+    let disk = public();
+    fs::write(disk.path().join("open"), "").expect("written");
+    if !reachable(disk.path()) {
+        return println!("skipped: {name}: others cannot enter {}", disk.path().display());
+    }
+    let store = Store::open(disk.path().join("store")).expect("a store");
+    let mut layer = Layer::new();
+    for n in 0..40 {
+        layer.file(&n.to_string(), &support::noise(n, 200_000));
+    }
+    let layer = layer.dir("", 0o755).put(&store);
+    let there = disk.path().join("empty");
+    fs::create_dir(&there).expect("made");
+    for dest in [disk.path().join("new"), there] {
+        let looking = Looking(&dest, Default::default(), Default::default());
+        store.extract(&[layer], &dest, &Default::default(), &looking).expect("extracts");
+        assert!(looking.2.into_inner() > 0, "it was looked at");
+        assert_eq!(looking.1.into_inner().expect("no panic"), Vec::<String>::new());
+        assert!(as_nobody(|| fs::symlink_metadata(dest.join("0")).is_ok()), "a complete tree is as the image says");
+    }
+}
+
+/// An extraction that fails removes what it made, and nothing that took its name.
+#[test]
+fn a_failed_extraction_removes_only_what_it_made() {
+    struct Exchange<'a>(&'a Path, &'a Path);
+    impl layerstore::Observer for Exchange<'_> {
+        fn event(&self, _: layerstore::Event) {}
+
+        fn cancelled(&self) -> bool {
+            if self.0.exists() && !self.1.exists() {
+                fs::rename(self.0, self.1).expect("renamed");
+                fs::create_dir(self.0).expect("made");
+                fs::write(self.0.join("precious"), "").expect("written");
+            }
+            self.1.exists()
+        }
+    }
+    let disk = disk_dir();
+    let store = Store::open(disk.path().join("store")).expect("a store");
+    let layer = Layer::own().file("a", &support::noise(1, 300_000)).put(&store);
+    let (dest, moved) = (disk.path().join("dest"), disk.path().join("moved"));
+    let e = store.extract(&[layer], &dest, &Default::default(), &Exchange(&dest, &moved)).expect_err("stopped");
+    assert_eq!(e.kind(), ErrorKind::Cancelled);
+    assert!(dest.join("precious").exists());
+}
+
+/// Blobs of an export go into the layout that was named, whatever is put into its place or into it.
+#[test]
+fn an_export_follows_nothing_into_another_directory() {
+    use std::io::Write;
+    let disk = disk_dir();
+    let (dir, moved, victim) = (disk.path().join("layout"), disk.path().join("moved"), disk.path().join("victim"));
+    fs::create_dir_all(victim.join("blobs/sha256")).expect("made");
+    let write = |w: &mut dyn Write| w.write_all(b"blob").map_err(|e| layerstore::Error::io("write", e));
+    let untouched = || assert_eq!(fs::read_dir(victim.join("blobs/sha256")).expect("there").count(), 0);
+
+    let mut layout = layerstore::LayoutWriter::directory(&dir).expect("made");
+    fs::rename(&dir, &moved).expect("renamed");
+    symlink(&victim, &dir).expect("linked");
+    layout.blob(write).expect("written");
+    layout.finish(&[]).expect("written");
+    assert!(moved.join("index.json").exists() && !victim.join("index.json").exists());
+    untouched();
+
+    fs::remove_dir_all(moved.join("blobs")).expect("there");
+    symlink(victim.join("blobs"), moved.join("blobs")).expect("linked");
+    assert!(layerstore::LayoutWriter::directory(&moved).is_err());
+    untouched();
+
+    let (above, aside) = (disk.path().join("above"), disk.path().join("aside"));
+    fs::create_dir(&above).expect("made");
+    let mut archive = layerstore::LayoutWriter::archive(&above.join("a.tar")).expect("made");
+    fs::rename(&above, &aside).expect("renamed");
+    symlink(&victim, &above).expect("linked");
+    archive.blob(write).expect("written");
+    archive.finish(&[]).expect("written");
+    assert!(aside.join("a.tar").exists() && !victim.join("a.tar").exists());
+}

@@ -370,3 +370,65 @@ fn every_size_with_every_codec() {
         .collect();
     assert!(raw.iter().all(|&r| r == raw[0]), "how chunks are cut depends on their codec: {raw:?}");
 }
+
+/// containerd takes a manifest's layer of no bytes at all for an empty one; a file of no bytes was mostly never written.
+#[test]
+fn an_empty_file_is_a_layer_only_where_its_digest_is_given() {
+    let (_dir, store) = support::store();
+    for blob in [vec![], compress(&[], Compression::Gzip)] {
+        let error = store.import_layer(&blob[..], &ImportOptions::default(), &()).expect_err("refused");
+        assert_eq!(error.kind(), layerstore::ErrorKind::InvalidInput);
+        support::assert_empty(&store, "an empty file");
+    }
+    let options = ImportOptions::default().expected_blob(Digest::of(b""));
+    let (layer, _) = store.import_layer(&[][..], &options, &()).expect("as containerd");
+    assert_eq!((layer.diff_id, layer.tar_size, layer.entries), (Digest::of(b""), 0, 0));
+    assert_eq!(support::import(&store, &[0; 1024]).entries, 0);
+}
+
+/// Counts the questions whether to stop.
+#[derive(Default)]
+struct Asked(std::sync::atomic::AtomicU64);
+
+impl Asked {
+    fn since(&self) -> u64 {
+        self.0.swap(0, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl layerstore::Observer for Asked {
+    fn event(&self, _: layerstore::Event) {}
+
+    fn cancelled(&self) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        false
+    }
+}
+
+/// Whatever long work goes through, it asks at least once for each mebibyte, so that a signal ends it soon.
+#[test]
+fn long_work_asks_whether_to_stop() {
+    let (dir, store) = store();
+    let asked = Asked::default();
+    // Few bytes that become many.
+    let bomb = compress(&vec![0; 128 << 20], Compression::Gzip);
+    store.import_layer(&bomb[..], &ImportOptions::default(), &asked).expect("an empty layer");
+    assert!(asked.since() > 128, "importing zeros");
+    let files = [build::file("large", noise(1, 16 << 20)), build::file("other", noise(2, 16 << 20)), vec![0; 1024]];
+    let tar = files.concat();
+    let layer = store.import_layer(&tar[..], &ImportOptions::default(), &asked).expect("a good layer").0.diff_id;
+    assert!(asked.since() > 32, "importing");
+    store.extract(&[layer], &dir.path().join("out"), &Default::default(), &asked).expect("extracts");
+    assert!(asked.since() > 64, "extracting");
+    store.layer(&layer).and_then(|l| l.export(&mut std::io::sink(), support::THREADS, &asked)).expect("exports");
+    assert!(asked.since() > 32, "exporting");
+    let changes = store.diff(&[], &[layer], &Default::default(), &asked).expect("compares");
+    asked.since();
+    store.write_layer(&changes, &mut std::io::sink(), &Default::default(), &asked).expect("written");
+    assert!(asked.since() > 32, "writing a layer of what the store has");
+    let file = store.root(&[layer]).and_then(|root| root.open(b"large")).expect("a file");
+    file.copy_to_watched(&mut std::io::sink(), &asked).expect("reads");
+    assert!(asked.since() > 16, "reading");
+    store.fsck(&layerstore::FsckOptions::default().full(true), &asked).expect("goes through");
+    assert!(asked.since() > 32, "checking");
+}

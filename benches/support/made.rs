@@ -85,7 +85,7 @@ fn version_of(layers: &[Vec<Item>; 2], changed: bool, layout: &Path) {
                 blob.finish().map(drop)
             })
             .expect("a blob");
-        blobs.push(LayerBlob { digest, size, compression: Compression::Gzip });
+        blobs.push(LayerBlob { digest: digest.into(), size, compression: Compression::Gzip });
     }
     let rootfs = json!({ "type": "layers", "diff_ids": diff_ids });
     let config = json!({ "os": "linux", "architecture": "amd64", "rootfs": rootfs }).to_string();

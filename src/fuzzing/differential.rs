@@ -7,10 +7,11 @@
 //!
 //! The other is the `tar` crate, compared in paths, kinds, sizes and contents. Most of what one of them refuses the other may take. Where both accept and differ on purpose, nothing is compared:
 //!
-//! - PAX records with a key twice or a line end in a value: here the last counts and lengths rule, the crate takes the
-//!   first and splits at line ends. Global PAX headers, which the crate lists as entries, and sparse files of PAX, which
+//! - PAX records with a key twice, no value or a line end in it: here the last counts, an empty value deletes the key and
+//!   lengths rule; the crate takes the first, also if it is empty, and splits at line ends. Global PAX headers, which the crate lists as entries, and sparse files of PAX, which
 //!   it does not know.
-//! - Bodies of what has none here: links, directories, devices with a size. The crate skips as many bytes.
+//! - Bodies of what has none here: links, directories, devices with a size in the header or a PAX record. The crate skips
+//!   as many bytes.
 //! - `x/` of an old-style file without content, which is a directory here.
 //! - Extension headers without a magic, which the crate takes for files.
 //! - A prefix in a header that the crate does not know as ustar, for GNU's magic or another version: it leaves it out.
@@ -267,7 +268,7 @@ fn peculiar(tar: &[u8]) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Whether a key is there twice, a value holds a line end, or a sparse file or a size is told.
+/// Whether a key is there twice, a value is empty or holds a line end, or a sparse file or a size is told.
 fn peculiar_records(mut records: &[u8]) -> bool {
     let mut keys = std::collections::HashSet::new();
     while !records.is_empty() {
@@ -279,7 +280,9 @@ fn peculiar_records(mut records: &[u8]) -> bool {
         let equals = record.iter().position(|&b| b == b'=').unwrap_or(record.len());
         let key = &record[..equals];
         let lines = record.iter().filter(|&&b| b == b'\n').count();
-        if !keys.insert(key) || lines != 1 || key.starts_with(b"GNU.sparse.") {
+        let deletes = record[equals..].starts_with(b"=\n");
+        let told = key == b"size" || key.starts_with(b"GNU.sparse.");
+        if !keys.insert(key) || lines != 1 || deletes || told {
             return true;
         }
         records = &records[space + 1 + record.len()..];

@@ -9,6 +9,7 @@
 //! | `images.rs` | image archives and the JSON in them |
 //! | `texts.rs` | short texts: digests, platforms, filters, the `STORE` file |
 //! | `trees.rs` | layers applied, against the model of `tree/model.rs` |
+//! | `odd.rs` | trees such as a container can make, for `operations.rs` |
 //! | `operations.rs` | a store's operations against a model of it, while writing fails |
 
 mod differential;
@@ -16,6 +17,7 @@ mod go;
 mod grammar;
 mod images;
 mod ingest;
+mod odd;
 mod operations;
 mod texts;
 mod trees;
@@ -97,5 +99,15 @@ mod tests {
         replay("texts", texts);
         replay("tree_apply", tree_apply);
         replay("store_operations", |input| store_operations(input, false));
+    }
+
+    /// Every odd tree: made, refused or committed, prepared on, removed and collected.
+    #[test]
+    fn odd_trees_hold() {
+        for which in 0..8 {
+            // Prepare, make it, commit, prepare once more, remove, collect, open again.
+            let steps = [(6, 0), (112, which), (10, 0), (6, 1), (12, 0), (12, 1), (12, 0), (13, 0), (15, 0)];
+            store_operations(&steps.map(|(kind, which)| [kind, which]).concat(), false);
+        }
     }
 }

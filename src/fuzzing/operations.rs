@@ -3,6 +3,7 @@
 //! Writing fails by the process's limit on the size of files, which packs, records and the database reach at different
 //! steps. What failed must have happened or not, as a whole, and nothing that was there before may be lost.
 
+use super::odd::Odd;
 use crate::digest::Digest;
 use crate::error::{ErrorKind, Result};
 use crate::format::entry::{Entry, EntryKind, Time};
@@ -22,18 +23,22 @@ use std::sync::Arc;
 const STEP: usize = 2;
 /// Most operations of one input: each begins with a store on disk.
 const MOST: usize = 24;
+/// Bytes from here on make odd trees.
+const ODD: u8 = 0x70;
 /// Layers there are to import, and snapshots to prepare.
 const LAYERS: u8 = 6;
 const SNAPSHOTS: u8 = 3;
 
 /// Files of a root, by name.
-type Files = BTreeMap<String, Vec<u8>>;
+pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 /// What a snapshot must show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
     committed: bool,
     files: Files,
+    /// Odd trees it has; at most one of them cannot be in a layer.
+    odd: Vec<Odd>,
     /// The name of the committed snapshot below.
     parent: Option<String>,
 }
@@ -58,6 +63,8 @@ enum Operation {
     Prepare(String, Option<String>),
     /// Not the store's: what a container does.
     Write(String, u8),
+    /// Likewise.
+    MakeOdd(String, Odd),
     Commit(String, String),
     Remove(String),
     Collect,
@@ -87,6 +94,14 @@ pub fn store_operations(input: &[u8], failing: bool) {
     trial.verify(true);
 }
 
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.snapshots = None;
+        // Deeper than the temporary directory itself could remove it.
+        crate::sys::remove::remove_tree(&self.dir.path().join("store")).expect("all can be removed");
+    }
+}
+
 impl Trial {
     fn snapshots(&self) -> &Snapshotter {
         self.snapshots.as_ref().expect("a store is open")
@@ -104,6 +119,13 @@ impl Trial {
             let all: Vec<_> = self.model.snapshots.iter().filter(|(_, s)| s.committed == committed).collect();
             (!all.is_empty()).then(|| all[usize::from(which) % all.len()].0.clone())
         };
+        if kind >= ODD {
+            let (key, odd) = (pick(false)?, Odd::of(which));
+            let has = &self.model.snapshots[&key].odd;
+            // With two reasons to be refused, either may be found first.
+            let second = odd.refusal().is_some() && refusal(has).is_some();
+            return (!second && !has.contains(&odd)).then_some(Operation::MakeOdd(key, odd));
+        }
         Some(match kind % 16 {
             0..4 => Operation::Import(which % LAYERS),
             4 => Operation::Release(which % LAYERS),
@@ -126,7 +148,7 @@ impl Trial {
             return self.reopen();
         }
         // What a container writes, or fails to, is its own affair.
-        let limit = limit.filter(|_| !matches!(operation, Operation::Write(..)));
+        let limit = limit.filter(|_| !matches!(operation, Operation::Write(..) | Operation::MakeOdd(..)));
         let done = limited(limit, || self.run(operation));
         match (done, expected) {
             (Ok(()), Ok(after)) => self.model = after,
@@ -164,6 +186,10 @@ impl Trial {
                 let path = self.directory(key).join(name);
                 let _ = std::fs::remove_file(&path);
                 std::fs::write(path, content).map_err(|e| crate::error::Error::io("write", e))
+            }
+            Operation::MakeOdd(key, odd) => {
+                odd.make(&self.directory(key));
+                Ok(())
             }
             Operation::Commit(key, name) => snapshots.commit(name, key, &CommitOptions::default(), &()).map(drop),
             Operation::Remove(key) => snapshots.remove(key),
@@ -219,7 +245,7 @@ impl Trial {
                 true => {
                     let layers = self.snapshots().layers(key, &()).expect("a committed snapshot");
                     let root = store.root(&layers).expect("its layers");
-                    let listed = root.list().into_iter().filter(|e| matches!(e.entry.kind, EntryKind::File { .. }));
+                    let listed = root.list().filter(|e| matches!(e.entry.kind, EntryKind::File { .. }));
                     listed
                         .map(|e| {
                             let mut content = Vec::new();
@@ -245,20 +271,29 @@ fn after(model: &Model, operation: &Operation) -> std::result::Result<Model, Err
             if now.snapshots.contains_key(&key) {
                 return Err(ErrorKind::AlreadyExists);
             }
-            now.snapshots.insert(key, Shown { committed: true, files: files(*n), parent: None });
+            now.snapshots.insert(key, Shown { committed: true, files: files(*n), odd: vec![], parent: None });
         }
         Operation::Prepare(key, parent) => {
             if now.snapshots.contains_key(key) {
                 return Err(ErrorKind::AlreadyExists);
             }
-            let files = parent.as_ref().map(|parent| now.snapshots[parent].files.clone()).unwrap_or_default();
-            now.snapshots.insert(key.clone(), Shown { committed: false, files, parent: parent.clone() });
+            let below = parent.as_ref().map(|parent| &now.snapshots[parent]);
+            let (files, odd) = below.map(|below| (below.files.clone(), below.odd.clone())).unwrap_or_default();
+            now.snapshots.insert(key.clone(), Shown { committed: false, files, odd, parent: parent.clone() });
         }
         Operation::Write(key, which) => {
             let (name, content) = written(*which);
             now.snapshots.get_mut(key).expect("a snapshot").files.insert(name, content);
         }
+        Operation::MakeOdd(key, odd) => {
+            let shown = now.snapshots.get_mut(key).expect("a snapshot");
+            odd.add_files(&mut shown.files);
+            shown.odd.push(*odd);
+        }
         Operation::Commit(key, name) => {
+            if let Some(kind) = refusal(&now.snapshots[key].odd) {
+                return Err(kind);
+            }
             let shown = now.snapshots.remove(key).expect("a snapshot");
             now.snapshots.insert(name.clone(), Shown { committed: true, ..shown });
             now.commits += 1;
@@ -278,6 +313,11 @@ fn after(model: &Model, operation: &Operation) -> std::result::Result<Model, Err
 fn of_garbage(model: &Model, operation: &Operation) -> bool {
     let (Operation::Release(n) | Operation::Base(n)) = operation else { return false };
     !model.held.contains(n) && !model.snapshots.contains_key(&format!("base-{n}"))
+}
+
+/// Why a snapshot with these cannot be committed.
+fn refusal(odd: &[Odd]) -> Option<ErrorKind> {
+    odd.iter().find_map(|odd| odd.refusal())
 }
 
 fn keys(model: &Model) -> BTreeSet<String> {
@@ -330,10 +370,13 @@ fn tar(n: u8) -> Vec<u8> {
 }
 
 fn files_in(dir: &Path) -> Files {
+    // Those of odd trees are beside them.
     let read = |found: std::io::Result<std::fs::DirEntry>| {
         let found = found?;
-        Ok((found.file_name().to_string_lossy().into_owned(), std::fs::read(found.path())?))
+        let name = found.file_name().to_string_lossy().into_owned();
+        found.file_type()?.is_file().then(|| Ok((name, std::fs::read(found.path())?))).transpose()
     };
-    let files: std::io::Result<Files> = std::fs::read_dir(dir).expect("a snapshot's directory").map(read).collect();
+    let found = std::fs::read_dir(dir).expect("a snapshot's directory");
+    let files: std::io::Result<Files> = found.filter_map(|found| read(found).transpose()).collect();
     files.expect("files")
 }

@@ -3,7 +3,7 @@
 use crate::digest::Digest;
 use crate::format::entry::Time;
 use crate::format::params;
-use crate::image::plan::Platform;
+use crate::image::platform::Platform;
 use crate::snapshot::{SnapshotFilter, SnapshotInfo, SnapshotKind};
 
 /// The first byte says which text the rest is. Whatever it is: no panic, and what is read is written as it was read.

@@ -38,7 +38,7 @@ pub fn tree_apply(input: &[u8]) {
     let again = over(&lower, &changes).expect("a diff applies");
     assert_eq!(listing(&again), listing(&tree), "{changes:#?}");
     assert!(diff(&again, &tree).is_empty());
-    let squashed = over(&Tree::new(), &Layer(squash(&tree))).expect("a squashed tree applies");
+    let squashed = over(&Tree::new(), &Layer(squash(&tree).collect())).expect("a squashed tree applies");
     assert_eq!(listing(&squashed), listing(&tree));
 }
 

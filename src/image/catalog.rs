@@ -92,17 +92,29 @@ impl Store {
     /// The image's configuration, the JSON it was imported with.
     ///
     /// # Errors
-    /// `Corrupt` if it is missing or does not match its digest.
+    /// `Corrupt` if it is missing or does not match its digest; `NotFound` if the image was removed since, and gc has
+    /// taken it.
     pub fn image_config(&self, image: &ImageInfo) -> Result<Vec<u8>> {
-        self.read_blob(&image.config)
+        self.unless_gone(image, self.read_blob(&image.config))
     }
 
     /// The image's manifest, the JSON it was imported with; made at import for sources that have none.
     ///
     /// # Errors
-    /// `Corrupt` if it is missing or does not match its digest.
+    /// As [`image_config`](Self::image_config).
     pub fn image_manifest(&self, image: &ImageInfo) -> Result<Vec<u8>> {
-        self.read_blob(&image.manifest)
+        self.unless_gone(image, self.read_blob(&image.manifest))
+    }
+
+    /// What reading a blob of an image gave; damage is no damage if no image has the blob any more.
+    fn unless_gone(&self, image: &ImageInfo, read: Result<Vec<u8>>) -> Result<Vec<u8>> {
+        let Err(error) = read else { return read };
+        let same = |other: &ImageInfo| (other.config, other.manifest) == (image.config, image.manifest);
+        if error.kind() == ErrorKind::Corrupt && !self.images()?.iter().any(same) {
+            let gone = Error::not_found("the image was removed, and gc has taken what is read of it");
+            return Err(gone.subject(format!("image {}", image.name)).source(error));
+        }
+        Err(error)
     }
 
     fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
@@ -143,3 +155,7 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -219,3 +219,7 @@ fn diff_ids_of(plan: &ImagePlan, done: &[LayerDone]) -> Result<Vec<Digest>> {
     };
     plan.layers.iter().map(diff_id).collect()
 }
+
+#[cfg(test)]
+#[path = "import_tests.rs"]
+mod tests;

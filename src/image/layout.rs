@@ -11,12 +11,14 @@ use crate::image::platform::Platform;
 use crate::image::spec::{Descriptor, JSON_LIMIT, Manifest, OCI_INDEX, OCI_MANIFEST, REF_NAME, parse};
 use crate::image::tar_writer::TarWriter;
 use crate::sys::cache::{ReadOnce, let_go};
+use crate::sys::names::Held;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Where blobs are that are named by SHA-512; made when the first comes.
 const WIDE: &str = "blobs/sha512";
@@ -77,9 +79,10 @@ pub struct LayoutWriter {
     target: Target,
 }
 
+/// Both are looked up once: whoever may write to a directory above cannot lead what is written elsewhere meanwhile.
 enum Target {
-    Directory(PathBuf),
-    Archive { path: PathBuf, blobs: BTreeMap<OciDigest, Blob> },
+    Directory(Held),
+    Archive { above: Held, name: OsString, blobs: BTreeMap<OciDigest, Blob> },
 }
 
 /// A blob that waits for its place in the archive: members are sorted by name, so all must be known.
@@ -94,19 +97,18 @@ impl LayoutWriter {
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] if the directory holds something that is not a layout.
     pub fn directory(path: &Path) -> Result<Self> {
-        let failed = |e| Error::io("cannot make the layout", e).subject(path.display());
-        let empty = match fs::read_dir(path) {
-            Ok(mut list) => list.next().is_none(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => true,
-            Err(e) => return Err(failed(e)),
-        };
+        let failed = |e: io::Error| Error::io("cannot make the layout", e).subject(path.display());
+        fs::create_dir_all(path).map_err(failed)?;
+        let held = Held::open(path).map_err(|e| failed(e.into()))?;
+        let root = held.path();
+        let empty = fs::read_dir(root).map_err(failed)?.next().is_none();
         // A layout whose making was cut short has blobs and no marker.
-        if !empty && !path.join("oci-layout").exists() && !path.join("blobs/sha256").is_dir() {
+        if !empty && !root.join("oci-layout").exists() && !root.join("blobs/sha256").is_dir() {
             let message = "the directory is neither empty nor an OCI layout";
             return Err(Error::new(ErrorKind::AlreadyExists, message).subject(path.display()));
         }
-        fs::create_dir_all(path.join("blobs/sha256")).map_err(failed)?;
-        Ok(Self { target: Target::Directory(path.to_owned()) })
+        blobs_of(&held, "blobs/sha256")?;
+        Ok(Self { target: Target::Directory(held) })
     }
 
     /// Writes the new archive `path`; blobs wait in unnamed files beside it.
@@ -117,7 +119,10 @@ impl LayoutWriter {
         if path.symlink_metadata().is_ok() {
             return Err(Error::new(ErrorKind::AlreadyExists, "the archive exists").subject(path.display()));
         }
-        Ok(Self { target: Target::Archive { path: path.to_owned(), blobs: BTreeMap::new() } })
+        let failed = |e: rustix::io::Errno| Error::io("cannot open the directory of the archive", e);
+        let above = Held::open(parent(path)).map_err(|e| failed(e).subject(path.display()))?;
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Ok(Self { target: Target::Archive { above, name, blobs: BTreeMap::new() } })
     }
 
     /// Adds the blob that `produce` writes; its digest and size.
@@ -134,9 +139,9 @@ impl LayoutWriter {
     ) -> Result<(OciDigest, u64)> {
         match &mut self.target {
             Target::Directory(root) => directory_blob(root, like, produce),
-            Target::Archive { path, blobs } => {
+            Target::Archive { above, blobs, .. } => {
                 let file =
-                    tempfile::tempfile_in(parent(path)).map_err(|e| Error::io("cannot create a spool file", e))?;
+                    tempfile::tempfile_in(above.path()).map_err(|e| Error::io("cannot create a spool file", e))?;
                 let (digest, size) = write_hashed(&file, like, produce)?;
                 blobs.entry(digest).or_insert(Blob::Spooled(file, size));
                 Ok((digest, size))
@@ -169,23 +174,31 @@ impl LayoutWriter {
     /// Puts the images into the index and makes all of it durable.
     pub fn finish(self, entries: &[IndexEntry]) -> Result<()> {
         match self.target {
-            Target::Directory(root) => finish_directory(&root, entries).map_err(|e| e.subject(root.display())),
-            Target::Archive { path, blobs } => {
-                finish_archive(&path, blobs, entries).map_err(|e| e.subject(path.display()))
+            Target::Directory(root) => finish_directory(&root, entries).map_err(|e| e.subject(root.shown().display())),
+            Target::Archive { above, name, blobs } => {
+                let shown = above.shown().join(&name);
+                finish_archive(&above, &name, blobs, entries).map_err(|e| e.subject(shown.display()))
             }
         }
     }
 }
 
+/// A directory of blobs. One that is a symlink is refused: it was not this library that made it.
+fn blobs_of(root: &Held, name: &str) -> Result<Held> {
+    root.enter(name).map_err(|e| Error::io("cannot make the layout", e).subject(root.shown().join(name).display()))
+}
+
 fn directory_blob(
-    root: &Path,
+    root: &Held,
     like: OciDigest,
     produce: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<(OciDigest, u64)> {
-    let temporary = temporary_in(root)?;
+    let temporary = temporary_in(root.path())?;
     let (digest, size) = write_hashed(temporary.as_file(), like, produce)?;
-    let place = root.join(blob_name(digest));
-    fs::create_dir_all(parent(&place)).map_err(|e| Error::io("cannot make the layout", e).subject(place.display()))?;
+    let name = blob_name(digest);
+    let (dir, file) = name.rsplit_once('/').unwrap_or_default();
+    let blobs = blobs_of(root, dir)?;
+    let place = blobs.path().join(file);
     // One that is there is left alone, unless it is not the same.
     if !place.metadata().is_ok_and(|m| m.is_file() && m.len() == size && holds(&place, digest)) {
         publish(temporary, &place)?;
@@ -228,7 +241,8 @@ fn write_hashed(
 }
 
 /// Order: blobs (each synced and renamed before), their directory, the marker, and last the index that refers to them.
-fn finish_directory(root: &Path, entries: &[IndexEntry]) -> Result<()> {
+fn finish_directory(held: &Held, entries: &[IndexEntry]) -> Result<()> {
+    let root = held.path();
     let directory = File::open(root).map_err(|e| Error::io("cannot open the layout", e))?;
     // Two writers of one layout would lose each other's index entries.
     directory.lock().map_err(|e| Error::io("cannot lock the layout", e))?;
@@ -243,7 +257,7 @@ fn finish_directory(root: &Path, entries: &[IndexEntry]) -> Result<()> {
     let old = Members::directory(root)?.read("index.json", JSON_LIMIT)?;
     write_file(root, "index.json", &index(old.as_deref(), entries)?)?;
     sync_directory(root)?;
-    sync_directory(parent(root))
+    sync_directory(&root.join(".."))
 }
 
 /// The index with `entries` in it; what it says otherwise stays.
@@ -272,9 +286,14 @@ fn index(old: Option<&[u8]>, entries: &[IndexEntry]) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-fn finish_archive(path: &Path, mut blobs: BTreeMap<OciDigest, Blob>, entries: &[IndexEntry]) -> Result<()> {
+fn finish_archive(
+    above: &Held,
+    name: &OsStr,
+    mut blobs: BTreeMap<OciDigest, Blob>,
+    entries: &[IndexEntry],
+) -> Result<()> {
     let docker = docker_manifest(&blobs, entries)?;
-    let mut temporary = temporary_in(parent(path))?;
+    let mut temporary = temporary_in(above.path())?;
     let mut tar = TarWriter::new(BufWriter::with_capacity(256 << 10, temporary.as_file_mut()));
     tar.directory("blobs/")?;
     tar.directory("blobs/sha256/")?;
@@ -300,11 +319,11 @@ fn finish_archive(path: &Path, mut blobs: BTreeMap<OciDigest, Blob>, entries: &[
     tar.finish()?;
     temporary.as_file().sync_all().map_err(|e| Error::io("cannot sync the archive", e))?;
     let_go(temporary.as_file(), 0..u64::MAX >> 1);
-    temporary.persist_noclobber(path).map_err(|e| match e.error.kind() {
+    temporary.persist_noclobber(above.path().join(name)).map_err(|e| match e.error.kind() {
         io::ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, "the archive exists"),
         _ => Error::io("cannot rename the archive", e.error),
     })?;
-    sync_directory(parent(path))
+    sync_directory(above.path())
 }
 
 /// The `manifest.json` of `docker save` for those entries that are single images.

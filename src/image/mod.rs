@@ -22,6 +22,8 @@ pub(crate) mod manifest;
 pub(crate) mod members;
 pub(crate) mod names;
 pub(crate) mod oci;
+#[cfg(test)]
+mod page_cache_tests;
 pub(crate) mod plan;
 pub(crate) mod platform;
 pub(crate) mod source;

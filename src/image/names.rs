@@ -83,10 +83,10 @@ pub(crate) fn looks_like_digest(name: &str) -> bool {
 /// `InvalidInput`; `LimitExceeded`.
 pub fn check(name: &str) -> Result<()> {
     if name.is_empty() {
-        return Err(Error::invalid("the name of the image is empty").advise(Advice::OtherName));
+        return Err(Error::invalid("the name is empty").advise(Advice::OtherName));
     }
     if name.len() > MAX_REFERENCE {
-        let e = Error::limit("the name of the image is too long", MAX_REFERENCE, name.len());
+        let e = Error::limit("the name is too long", MAX_REFERENCE, name.len());
         return Err(e.advise(Advice::OtherName));
     }
     if looks_like_digest(name) {

@@ -115,12 +115,21 @@ fn named(listed: &Listed<'_>, wanted: Option<&str>) -> Vec<usize> {
         (0..listed.candidates.len()).filter(|&i| fits(&listed.candidates[i])).collect()
     };
     let Some(wanted) = wanted else { return those(&|_| true) };
-    let Some(digest) = DigestPrefix::parse(wanted).and_then(|prefix| prefix.full()) else {
-        return those(&|c| has_name(c, wanted));
+    let named = || those(&|c| has_name(c, wanted));
+    let Some(prefix) = DigestPrefix::parse(wanted) else { return named() };
+    let fits = |digest: Option<OciDigest>| digest.is_some_and(|digest| prefix.fits(&digest));
+    let by_digest = || {
+        let direct = those(&|c| fits(c.manifest) || fits(c.named) || fits(c.config));
+        // Manifests are read only if nothing else has the digest.
+        if direct.is_empty() { those(&|c| fits((listed.config)(c))) } else { direct }
     };
-    let direct = those(&|c| [c.manifest, c.named, c.config].contains(&Some(digest)));
-    // Manifests are read only if nothing else has the digest.
-    if direct.is_empty() { those(&|c| (listed.config)(c) == Some(digest)) } else { direct }
+    if prefix.full().is_some() {
+        return by_digest();
+    }
+    let (first, second): (&dyn Fn() -> Vec<usize>, &dyn Fn() -> Vec<usize>) =
+        if prefix.is_certain() { (&by_digest, &named) } else { (&named, &by_digest) };
+    let found = first();
+    if found.is_empty() { second() } else { found }
 }
 
 /// Whether the candidates are names of one image.
@@ -323,8 +332,14 @@ mod tests {
         assert_eq!(choose(&all, &Selector::default().reference("me/x:1")).unwrap(), 1);
         let digest = Digest::of(&[1]).to_string();
         assert_eq!(choose(&all, &Selector::default().reference(digest)).unwrap(), 1);
-        for config in [config_of(1).to_string(), config_of(1).hex()] {
+        for config in [config_of(1).to_string(), config_of(1).hex(), config_of(1).hex()[..6].to_owned()] {
             assert_eq!(choose(&all, &Selector::default().reference(config)).unwrap(), 1);
+        }
+        // A tag may be digits too; so many are a digest if there is one.
+        for (digits, taken) in [(6, 0), (12, 1)] {
+            let text = &config_of(1).hex()[..digits];
+            let all = [candidate(0, text, ""), candidate(1, "b", "")];
+            assert_eq!(choose(&all, &Selector::default().reference(text)).unwrap(), taken);
         }
     }
 

@@ -14,7 +14,7 @@ use crate::image::members::{MemberReader, Members};
 use crate::image::plan::{
     Candidate, ImagePlan, Listed, MAX_CANDIDATES, PlannedLayer, Selector, ambiguous, fitting, has_name, one_image,
 };
-use crate::image::spec::JSON_LIMIT;
+use crate::image::spec::{JSON_LIMIT, Manifest};
 use crate::image::{archive, docker, oci};
 use crate::limits::Limits;
 use crate::sys::space::free_space;
@@ -92,22 +92,27 @@ fn detect_at(path: &Path, spool_dir: &Path, limits: &Limits) -> Result<Detected>
     }
     file.rewind().map_err(|e| Error::io("cannot read", e))?;
     let members = if compressed { spool(&file, spool_dir, limits) } else { Members::archive(file, limits) };
-    match members.and_then(in_archive) {
-        // Those names alone make no image: many a web site has a `manifest.json`.
-        Err(e) if look == Look::Perhaps && e.kind() != ErrorKind::Io => Ok(Detected::Layer),
-        found => found,
+    // Those names alone make no image: many a web site has a `manifest.json`.
+    let no_image = |e: &Error| look == Look::Perhaps && e.kind() != ErrorKind::Io;
+    match members {
+        Err(e) if no_image(&e) => Ok(Detected::Layer),
+        members => in_archive(members?, no_image),
     }
 }
 
-/// What an archive holds that has names as in an image.
-fn in_archive(members: Members) -> Result<Detected> {
+/// What an archive holds that has names as in an image. `no_image` tells of errors whether a layer may give them.
+fn in_archive(members: Members, no_image: impl Fn(&Error) -> bool) -> Result<Detected> {
     let blobs = |members: &Members| members.any(|name| name.starts_with("blobs/sha"));
     let (index, marker) = (members.open("index.json")?.is_some(), members.open("oci-layout")?.is_some());
     let cut = (marker && blobs(&members) && !index).then_some("the archive has no index.json");
     let unmarked = (index && blobs(&members) && !marker).then_some("the archive has no oci-layout");
     let layer = |name: &str| name.strip_suffix("/layer.tar").is_some_and(|id| hex_digits(id) == id.len());
     let old = members.open("repositories")?.is_some() && members.any(layer);
-    match (ImageSource::read(members)?, cut.or(unmarked)) {
+    let read = match ImageSource::read(members) {
+        Err(e) if no_image(&e) => return Ok(Detected::Layer),
+        read => read?,
+    };
+    match (read, cut.or(unmarked)) {
         (Some(source), _) => Ok(Detected::Image(source)),
         (None, Some(lacks)) => Err(Error::invalid(lacks).expected("an OCI layout").advise(Advice::GetAgain)),
         (None, None) if old => Err(old_archive()),
@@ -251,6 +256,10 @@ impl ImageSource {
                 Ok((archive, images)) => source.add_archive(archive, images)?,
                 // It may be any file of that name beside a layout that has all images.
                 Err(_) if !source.candidates.is_empty() => {}
+                Err(_) if Manifest::parse("manifest.json", &json).is_ok() => {
+                    let message = "a manifest and blobs without an index, as skopeo's 'dir:' writes them";
+                    return Err(Error::new(ErrorKind::Unsupported, message).expected("an OCI layout or an archive"));
+                }
                 Err(e) => return Err(e),
             }
         }

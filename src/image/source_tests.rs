@@ -95,7 +95,7 @@ fn reads_a_layout_and_its_archive() {
         assert_eq!(candidate.platform, Some("linux/amd64".parse().unwrap()), "from the config");
         let plan = source.select(&Selector::default().reference("a")).unwrap();
         let manifest = plan.manifest.as_ref().unwrap();
-        assert_eq!((Digest::of(&manifest.json), Some(manifest.digest)), (manifest.digest, candidate.manifest));
+        assert_eq!((Digest::of(&manifest.json), Some(manifest.digest.into())), (manifest.digest, candidate.manifest));
         assert_eq!(plan.config_digest, Digest::of(&plan.config));
         check(&source, &plan, &layers());
     }
@@ -188,7 +188,7 @@ fn a_manifest_is_held_against_the_config_and_the_blobs() {
     let kind = |change: fn(&mut Value, &mut Value)| changed(change).unwrap_err().kind();
     assert_eq!(kind(|_, c| c["rootfs"]["diff_ids"] = json!([])), ErrorKind::InvalidInput);
     assert_eq!(kind(|_, c| c["rootfs"]["type"] = json!("tree")), ErrorKind::InvalidInput);
-    assert_eq!(kind(|_, c| c["history"] = json!([{}, {}, {}, {}])), ErrorKind::InvalidInput);
+    assert!(changed(|_, c| c["history"] = json!([{}, {}, {}, {}])).is_ok(), "more entries than layers");
     assert_eq!(kind(|m, _| m["schemaVersion"] = json!(1)), ErrorKind::Unsupported);
     assert_eq!(
         kind(|m, _| m["config"]["mediaType"] = json!("application/vnd.oci.empty.v1+json")),
@@ -196,7 +196,7 @@ fn a_manifest_is_held_against_the_config_and_the_blobs() {
     );
     assert_eq!(kind(|m, _| m["layers"][0]["mediaType"] = json!("application/wasm")), ErrorKind::Unsupported);
     assert_eq!(kind(|m, _| m["layers"][0]["size"] = json!(1)), ErrorKind::InvalidInput);
-    assert_eq!(kind(|m, _| m["layers"][0]["digest"] = json!("sha512:00")), ErrorKind::Unsupported);
+    assert_eq!(kind(|m, _| m["layers"][0]["digest"] = json!("sha384:00")), ErrorKind::Unsupported);
     assert_eq!(kind(|m, _| m["layers"][0]["digest"] = json!("sha256:../../../x")), ErrorKind::InvalidInput);
     assert_eq!(kind(|m, _| m["layers"][0]["digest"] = json!(Digest::of(b"gone"))), ErrorKind::NotFound);
     let foreign = changed(|m, _| {

@@ -1,4 +1,5 @@
-//! The tar of an image archive: short names, no owner, no time; the same input gives the same bytes.
+//! The tar of an image archive: no owner, no time; the same input gives the same bytes. Names that do not fit into a
+//! header, as those of SHA-512 digests, are in a PAX header before it.
 
 use crate::error::{Error, Result};
 use std::io::{self, Read, Write};
@@ -7,6 +8,9 @@ const BLOCK: u64 = 512;
 
 /// The largest size eleven octal digits can say.
 const OCTAL_MAX: u64 = (1 << 33) - 1;
+
+/// Bytes of a header's name, with the NUL at its end.
+const NAME: usize = 100;
 
 /// Writes members one after the other.
 pub(crate) struct TarWriter<W> {
@@ -24,6 +28,7 @@ impl<W: Write> TarWriter<W> {
 
     /// Writes a file whose `len` bytes `content` must give.
     pub(crate) fn file(&mut self, name: &str, len: u64, content: &mut dyn Read) -> Result<()> {
+        self.name(name)?;
         self.write(&header(name, b'0', 0o644, len)?)?;
         let copied =
             io::copy(&mut content.take(len), &mut self.out).map_err(|e| Error::io("cannot write the archive", e))?;
@@ -33,6 +38,26 @@ impl<W: Write> TarWriter<W> {
                 .actual(copied)
                 .subject(name));
         }
+        self.pad(len)
+    }
+
+    /// Writes the PAX header that a long name needs.
+    fn name(&mut self, name: &str) -> Result<()> {
+        if name.len() < NAME {
+            return Ok(());
+        }
+        let record = format!(" path={name}\n");
+        // The length counts its own digits too: three of them for names of up to some 990 bytes.
+        let record = format!("{:03}{record}", record.len() + 3);
+        if record.len() > 999 {
+            return Err(Error::invalid("a name too long for a tar header").subject(name));
+        }
+        self.write(&header("PaxHeaders/0", b'x', 0o644, record.len() as u64)?)?;
+        self.write(record.as_bytes())?;
+        self.pad(record.len() as u64)
+    }
+
+    fn pad(&mut self, len: u64) -> Result<()> {
         self.write(&[0; BLOCK as usize][..((BLOCK - len % BLOCK) % BLOCK) as usize])
     }
 
@@ -48,10 +73,9 @@ impl<W: Write> TarWriter<W> {
 
 fn header(name: &str, kind: u8, mode: u32, len: u64) -> Result<[u8; BLOCK as usize]> {
     let mut block = [0; BLOCK as usize];
-    let field = block.get_mut(..name.len()).filter(|_| name.len() < 100);
-    field
-        .ok_or_else(|| Error::invalid("a name too long for a tar header").subject(name))?
-        .copy_from_slice(name.as_bytes());
+    // The rest of a long name is in the PAX header before.
+    let shown = &name.as_bytes()[..name.len().min(NAME - 1)];
+    block[..shown.len()].copy_from_slice(shown);
     block[100..108].copy_from_slice(format!("{mode:07o}\0").as_bytes());
     block[108..116].copy_from_slice(b"0000000\0");
     block[116..124].copy_from_slice(b"0000000\0");
@@ -90,7 +114,19 @@ mod tests {
         let table = scan(&file, &Limits::default()).unwrap();
         assert_eq!(table["d/a"], Member::File { offset: 1024, len: 3 });
         assert_eq!(table["b"], Member::File { offset: 2048, len: 512 });
-        assert!(header(&"x".repeat(100), b'0', 0, 0).is_err());
+    }
+
+    #[test]
+    fn long_names_are_in_a_pax_header() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut tar = TarWriter::new(&mut file);
+        let names = [99, 100, 141, 980].map(|len| "x".repeat(len));
+        names.iter().for_each(|name| tar.file(name, 3, &mut &b"abc"[..]).unwrap());
+        assert!(tar.file(&"x".repeat(1000), 3, &mut &b"abc"[..]).is_err());
+        tar.finish().unwrap();
+        let table = scan(&file, &Limits::default()).unwrap();
+        assert_eq!(table.len(), names.len());
+        assert!(names.iter().all(|name| matches!(table[name], Member::File { len: 3, .. })));
     }
 
     #[test]

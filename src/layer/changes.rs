@@ -9,7 +9,8 @@ use crate::format::entry::Entry;
 use crate::limits::Limits;
 use crate::observe::Observer;
 use crate::store::Store;
-use crate::tree::{Change, diff};
+use crate::tar::Account;
+use crate::tree::{DiffPlan, Differences};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -80,35 +81,58 @@ impl CreateOptions {
 /// The entries of a layer that is not made yet, in its order: sorted, parents first, whiteouts first in their
 /// directory. The same trees give the same changes, whatever they were made with.
 pub struct Changes {
-    pub(super) list: Vec<Change<Source>>,
+    lower: SourceTree,
+    upper: SourceTree,
+    plan: DiffPlan,
 }
 
 impl Changes {
-    /// The entries.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = &Entry> {
-        self.list.iter().map(|(entry, _)| entry)
+    /// The entries, each made when its turn comes: together their paths may take far more memory than the trees.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        self.iter().map(|(entry, _)| entry)
+    }
+
+    /// The entries with their contents.
+    pub(super) fn iter(&self) -> Differences<'_, Source> {
+        Differences::new(Some((&self.lower, &self.plan)), &self.upper)
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.plan.len()
     }
 
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len() == 0
     }
 
     /// What makes `lower` `upper`.
     pub(crate) fn between(
         store: &Store,
-        lower: &SourceTree,
+        lower: SourceTree,
         mut upper: SourceTree,
         options: &CreateOptions,
         observer: &dyn Observer,
     ) -> Result<Self> {
-        make_comparable(store, lower, &mut upper, options.comparing(), observer)?;
-        Ok(Self { list: diff(lower, &upper) })
+        make_comparable(store, &lower, &mut upper, options.comparing(), observer)?;
+        let plan = DiffPlan::new(&lower, &upper, observer)?;
+        Ok(Self { lower, upper, plan })
+    }
+
+    /// As [`between`](Self::between), for changes that become a layer at once: they are refused as soon as they exceed
+    /// what one may have.
+    pub(crate) fn for_layer(
+        store: &Store,
+        lower: SourceTree,
+        upper: SourceTree,
+        options: &CreateOptions,
+        observer: &dyn Observer,
+    ) -> Result<Self> {
+        let changes = Self::between(store, lower, upper, options, observer)?;
+        let mut account = Account::default();
+        changes.entries().try_for_each(|entry| account.add(&entry, options.limits.attributes))?;
+        Ok(changes)
     }
 }
 
@@ -134,7 +158,7 @@ impl Store {
         let both = self.tree(&lower[..shared], observer)?;
         let upper = self.tree_on(both.clone(), &upper[shared..], observer)?.map(Source::Stored);
         let lower = self.tree_on(both, &lower[shared..], observer)?.map(Source::Stored);
-        Changes::between(self, &lower, upper, options, observer)
+        Changes::between(self, lower, upper, options, observer)
     }
 
     /// The tree of layers, its contents as sources.

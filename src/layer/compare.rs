@@ -48,7 +48,10 @@ pub(crate) fn make_comparable(
 ) -> Result<()> {
     // By upper inode, those that are below at its names.
     let mut below: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
-    for pair in pairs(lower, upper) {
+    for (looked, pair) in pairs(Some(lower), upper).enumerate() {
+        if looked % 4096 == 0 {
+            check(observer)?;
+        }
         let ids = below.entry(pair.upper).or_default();
         ids.extend(pair.lower);
     }
@@ -94,7 +97,7 @@ fn settle_attributes(lower: &SourceTree, upper: &mut SourceTree, id: NodeId, low
         let others = now.xattrs.iter().filter(|x| !host(x));
         let mut all: Vec<Xattr> = others.chain(given).cloned().collect();
         all.sort_unstable();
-        upper.attributes_mut(id).xattrs = all.into_boxed_slice();
+        upper.attributes_mut(id).xattrs = all.into();
     }
 }
 
@@ -114,7 +117,7 @@ fn settle_contents(
             let mut find = || -> Result<Option<NodeId>> {
                 check(observer)?;
                 for candidate in candidates {
-                    if same_content(store, &mut cutter, (upper, *id), (lower, *candidate))? {
+                    if same_content(store, &mut cutter, (upper, *id), (lower, *candidate), observer)? {
                         return Ok(Some(*candidate));
                     }
                 }
@@ -148,6 +151,7 @@ fn same_content(
     cutter: &mut Cutter,
     (upper, id): (&SourceTree, NodeId),
     (lower, other): (&SourceTree, NodeId),
+    observer: &dyn Observer,
 ) -> Result<bool> {
     let (a, b) = (&upper.node(id).kind, &lower.node(other).kind);
     let (NodeKind::File { size, sparse: sparse_a, content: a }, NodeKind::File { sparse: sparse_b, content: b, .. }) =
@@ -160,10 +164,10 @@ fn same_content(
             // Cut alike and different: another content.
             Ok(a == b)
         }
-        (Source::Disk(_), Source::Stored(_)) => disk_has(store, cutter, a, (*size, sparse_b.as_deref(), b)),
+        (Source::Disk(_), Source::Stored(_)) => disk_has(store, cutter, a, (*size, sparse_b.as_deref(), b), observer),
         _ => {
             let a = SourceReader::open(store, a, *size, sparse_a.as_deref())?;
-            same_bytes(&a, &SourceReader::open(store, b, *size, sparse_b.as_deref())?, *size)
+            same_bytes(&a, &SourceReader::open(store, b, *size, sparse_b.as_deref())?, *size, observer)
         }
     }
 }
@@ -175,15 +179,17 @@ pub(crate) fn disk_has(
     cutter: &mut Cutter,
     disk: &Source,
     (size, sparse, stored): (u64, Option<&[DataRange]>, &Source),
+    observer: &dyn Observer,
 ) -> Result<bool> {
     let reader = SourceReader::open(store, disk, size, None)?;
     if let Source::Stored(extents) = stored {
         let whole = [DataRange { offset: 0, len: size }];
-        if let Some(same) = same_ids(store, cutter, &reader, size, sparse.unwrap_or(&whole), extents)? {
+        let ranges = sparse.unwrap_or(&whole);
+        if let Some(same) = same_ids(store, cutter, &reader, (size, ranges, extents), observer)? {
             return Ok(same);
         }
     }
-    same_bytes(&reader, &SourceReader::open(store, stored, size, sparse)?, size)
+    same_bytes(&reader, &SourceReader::open(store, stored, size, sparse)?, size, observer)
 }
 
 /// Whether content was cut where its bytes say so, which every store does alike: not gathered into a bundle.
@@ -196,11 +202,10 @@ fn same_ids(
     store: &Store,
     cutter: &mut Cutter,
     reader: &SourceReader<'_>,
-    size: u64,
-    ranges: &[DataRange],
-    extents: &Content,
+    (size, ranges, extents): (u64, &[DataRange], &Content),
+    observer: &dyn Observer,
 ) -> Result<Option<bool>> {
-    if !zeros_between(reader, size, ranges)? {
+    if !zeros_between(reader, size, ranges, observer)? {
         return Ok(Some(false));
     }
     if !cut(store, extents) {
@@ -228,6 +233,7 @@ fn same_ids(
     for range in ranges {
         let mut at = range.offset;
         while same.get() && at < range.offset + range.len {
+            check(observer)?;
             let len = (range.offset + range.len - at).min(STEP as u64);
             reader.read(&mut buffer[..len as usize], at)?;
             cutter.push(&buffer[..len as usize], &mut emit)?;
@@ -239,11 +245,12 @@ fn same_ids(
 }
 
 /// Whether all that is outside of `ranges` is zero.
-fn zeros_between(reader: &SourceReader<'_>, size: u64, ranges: &[DataRange]) -> Result<bool> {
+fn zeros_between(reader: &SourceReader<'_>, size: u64, ranges: &[DataRange], observer: &dyn Observer) -> Result<bool> {
     let mut buffer = Vec::new();
     let mut at = 0;
     for range in ranges.iter().copied().chain([DataRange { offset: size, len: 0 }]) {
         while at < range.offset {
+            check(observer)?;
             at = reader.data_from(at, size).min(range.offset);
             let len = (range.offset - at).min(STEP as u64);
             buffer.resize(len as usize, 0);
@@ -258,10 +265,16 @@ fn zeros_between(reader: &SourceReader<'_>, size: u64, ranges: &[DataRange]) -> 
     Ok(true)
 }
 
-fn same_bytes(a: &SourceReader<'_>, b: &SourceReader<'_>, size: u64) -> Result<bool> {
+fn same_bytes(a: &SourceReader<'_>, b: &SourceReader<'_>, size: u64, observer: &dyn Observer) -> Result<bool> {
     let (mut left, mut right) = (vec![0; STEP], vec![0; STEP]);
     let mut at = 0;
-    while at < size {
+    loop {
+        check(observer)?;
+        // Where both have a hole they are equal.
+        at = a.data_from(at, size).min(b.data_from(at, size));
+        if at >= size {
+            return Ok(true);
+        }
         let len = (size - at).min(STEP as u64) as usize;
         a.read(&mut left[..len], at)?;
         b.read(&mut right[..len], at)?;
@@ -270,5 +283,4 @@ fn same_bytes(a: &SourceReader<'_>, b: &SourceReader<'_>, size: u64) -> Result<b
         }
         at += len as u64;
     }
-    Ok(true)
 }

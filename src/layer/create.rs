@@ -127,16 +127,14 @@ impl<'a> TarMaker<'a> {
     }
 
     fn run(mut self, changes: &Changes) -> Result<Made<'a>> {
-        for (entry, source) in &changes.list {
+        for (entry, source) in changes.iter() {
             check(self.observer)?;
-            self.change(entry, source.as_ref()).map_err(|e| e.subject(String::from_utf8_lossy(&entry.path)))?;
+            self.change(&entry, source.as_ref()).map_err(|e| e.subject(String::from_utf8_lossy(&entry.path)))?;
         }
         let end = std::mem::replace(&mut self.writer, Writer::new(Vec::new(), self.limits)).finish()?;
         self.segment(&end)?;
         let size = self.hasher.len();
-        if size > self.limits.layer_size {
-            return Err(Error::limit("the layer is too large", self.limits.layer_size, size));
-        }
+        self.check_size(0)?;
         Ok(Made { target: self.target, diff_id: self.hasher.finish(), size })
     }
 
@@ -154,11 +152,13 @@ impl<'a> TarMaker<'a> {
         let mut reader = None;
         if size >= HOLE {
             let opened = reader.insert(SourceReader::open(self.store, source, size, was.as_deref())?);
-            *sparse = data_ranges(opened, size, self.limits.sparse_ranges)?;
+            *sparse = data_ranges(opened, size, self.limits.sparse_ranges, self.observer)?;
         }
         let same_ranges = was == *sparse;
         self.header(&entry)?;
         let len = entry.kind.stored_len();
+        // Before it is read: it may be very long.
+        self.check_size(len)?;
         self.writer.content_elsewhere(len)?;
         match source {
             Source::Stored(extents) if same_ranges => self.stored(entry, extents),
@@ -174,6 +174,12 @@ impl<'a> TarMaker<'a> {
                 self.stream(entry, &reader, size)
             }
         }
+    }
+
+    /// The layer may have `more` bytes than it has now.
+    fn check_size(&self, more: u64) -> Result<()> {
+        let (most, size) = (self.limits.layer_size, self.hasher.len().saturating_add(more));
+        if size > most { Err(Error::limit("the layer is too large", most, size)) } else { Ok(()) }
     }
 
     /// Writes the headers of `entry`, and before them what fills up the entry before.
@@ -196,6 +202,7 @@ impl<'a> TarMaker<'a> {
             Target::Stream(_) => false,
         };
         for extent in extents {
+            check(self.observer)?;
             let chunk = self.chunk(&extent.chunk)?;
             let start = extent.offset as usize;
             let bytes = chunk.get(start..start + extent.len as usize);

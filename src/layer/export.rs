@@ -79,7 +79,8 @@ impl Layer<'_> {
     ///
     /// # Errors
     /// `Corrupt` if any byte of the store that the tar needs is damaged, at the latest when the whole does not
-    /// have the layer's diff_id; what was written before is then not to be used. `Io` from `out`. `Cancelled`.
+    /// have the layer's diff_id; what was written before is then not to be used. `NotFound` if the layer was removed
+    /// since, and gc has taken it. `Io` from `out`. `Cancelled`.
     pub fn export(
         &self,
         out: &mut dyn Write,
@@ -88,7 +89,7 @@ impl Layer<'_> {
     ) -> Result<LayerExport> {
         let (ask, asked) = crossbeam_channel::unbounded::<(ContentId, Arc<Pending>)>();
         let store = self.store();
-        std::thread::scope(|scope| {
+        let written = std::thread::scope(|scope| {
             for _ in 0..threads.get() {
                 let asked = asked.clone();
                 scope.spawn(move || read_chunks(store, &asked));
@@ -97,8 +98,8 @@ impl Layer<'_> {
             let (items, extents) = (Items::of(self.record()?), vec![].into_iter());
             let mut export = Export { items, extents, ask, known: Window::default(), observer };
             export.write(out, self)
-        })
-        .map_err(|e| e.subject(self.diff_id()))
+        });
+        store.unless_removed(&[self.diff_id()], written).map_err(|e| e.subject(self.diff_id()))
     }
 }
 

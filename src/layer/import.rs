@@ -151,6 +151,10 @@ impl Store {
         let mut done = import_layers(&ingest, vec![job], options, observer)?;
         let stats = import_stats(&ingest, &done);
         let Some(layer) = done.pop() else { return Err(Error::invalid("no layer was given")) };
+        // Nobody said what it is to be: a file that was never written, rather than a layer.
+        if layer.info.tar_size == 0 && options.expected_blob.is_none() && options.expected_diff_id.is_none() {
+            return Err(Error::invalid("an empty file is no layer").expected("a tar, which ends with zeros"));
+        }
         let import = self.keep_layer(ingest, layer, lock, (options.patience, observer), keep)?;
         Ok((import, stats))
     }
@@ -284,7 +288,7 @@ fn import_one(
             let mut wide = second_hash(expected_blob);
             let inner = (job.source)()?;
             let source = Watched { inner, kept: kept.as_ref(), wide: wide.as_mut(), layer: number, observer };
-            let summary = read_blob(source, &options.limits, &full, &spare)?;
+            let summary = read_blob(source, &options.limits, (&full, &spare), observer)?;
             Ok::<_, Error>((summary, wide.map(OciHasher::finish), kept))
         });
         let parsed = take_apart(ingest, &tar, &empty, options, second_hash(expected_diff_id));
@@ -322,11 +326,13 @@ fn expect(what: &str, expected: Option<OciDigest>, actual: OciDigest) -> Result<
 fn read_blob(
     source: impl Read,
     limits: &crate::Limits,
-    full: &Sender<Vec<u8>>,
-    spare: &Receiver<Vec<u8>>,
+    (full, spare): (&Sender<Vec<u8>>, &Receiver<Vec<u8>>),
+    observer: &dyn Observer,
 ) -> Result<BlobSummary> {
     let mut blob = BlobReader::new(source, limits)?;
     loop {
+        // The source is asked seldom when few bytes of it become very many.
+        check(observer)?;
         let mut buffer = spare.try_recv().unwrap_or_default();
         buffer.resize(BUFFER, 0);
         let len = fill(&mut blob, &mut buffer)?;

@@ -26,5 +26,5 @@ pub use options::ImportOptions;
 pub use read::{Entries, Layer, LayerEntry};
 pub(crate) use root::Content;
 pub use root::Root;
-pub(crate) use source::{DiskFile, Source};
+pub(crate) use source::{DiskFile, DiskPlace, Source};
 pub use stages::{Stage, StageTime, StageTimes, time_stages};

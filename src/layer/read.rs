@@ -3,9 +3,10 @@
 use super::content::FileReader;
 use super::record::RecordReader;
 use crate::digest::Digest;
-use crate::error::{Advice, Error, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::format::entry::Entry;
 use crate::format::item::{Extent, Item};
+use crate::observe::{Observer, check};
 use crate::store::Store;
 
 /// A layer of a store.
@@ -56,6 +57,23 @@ impl Store {
         RecordReader::open(&self.record_path(diff_id), diff_id).map(Entries::of)
     }
 
+    /// What reading something of layers gave; damage is no damage if one of them is not in the store any more.
+    ///
+    /// # Errors
+    /// `NotFound` for such a layer; else what `read` has.
+    pub(super) fn unless_removed<T>(&self, layers: &[Digest], read: Result<T>) -> Result<T> {
+        let Err(error) = read else { return read };
+        if error.kind() == ErrorKind::Corrupt {
+            for layer in layers {
+                if self.with_index(|index| index.layer(layer))?.is_none() {
+                    let gone = Error::not_found("the layer was removed, and gc has taken what is read of it");
+                    return Err(gone.subject(layer).source(error));
+                }
+            }
+        }
+        Err(error)
+    }
+
     /// All layers, by diff_id.
     ///
     /// # Errors
@@ -94,14 +112,15 @@ impl<'s> Layer<'s> {
     /// The entries in the tar's order. Memory does not depend on their number.
     ///
     /// # Errors
-    /// `Corrupt` if the record is missing or damaged.
+    /// `Corrupt` if the record is missing or damaged; `NotFound` if the layer was removed since, and gc has taken it.
     pub fn entries(&self) -> Result<Entries> {
         self.record().map(Entries::of)
     }
 
     /// The record itself.
     pub(super) fn record(&self) -> Result<RecordReader> {
-        RecordReader::open(&self.store.record_path(&self.diff_id), &self.diff_id)
+        let record = RecordReader::open(&self.store.record_path(&self.diff_id), &self.diff_id);
+        self.store.unless_removed(&[self.diff_id], record)
     }
 
     pub(super) fn store(&self) -> &'s Store {
@@ -113,7 +132,8 @@ impl<'s> Layer<'s> {
     /// # Errors
     /// `InvalidInput` if `entry` is not a regular file.
     pub fn open(&self, entry: &LayerEntry) -> Result<FileReader<'s>> {
-        FileReader::new(self.store, &entry.entry.kind, entry.extents.clone())
+        let reader = FileReader::new(self.store, &entry.entry.kind, entry.extents.clone())?;
+        Ok(reader.of([self.diff_id].into()))
     }
 
     /// The last entry of this path, which is the one that counts. `path` is in normal form: see [`Entry::path`].
@@ -121,8 +141,17 @@ impl<'s> Layer<'s> {
     /// # Errors
     /// `NotFound` if the layer has no such entry; `Corrupt` if the record is damaged.
     pub fn find(&self, path: &[u8]) -> Result<LayerEntry> {
+        self.find_watched(path, &())
+    }
+
+    /// [`find`](Self::find) that an observer can stop: it goes through all entries.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find); `Cancelled`.
+    pub fn find_watched(&self, path: &[u8], observer: &dyn Observer) -> Result<LayerEntry> {
         let mut found = None;
         for entry in self.entries()? {
+            check(observer)?;
             let entry = entry?;
             if entry.entry.path == path {
                 found = Some(entry);

@@ -22,6 +22,7 @@ const DECODERS: usize = 4;
 /// Layers applied in order, by the rules of the image-spec (`layer.md`, "Applying Changesets").
 pub struct Root<'s> {
     store: &'s Store,
+    layers: Arc<[Digest]>,
     tree: Tree<Content>,
 }
 
@@ -43,7 +44,7 @@ impl Store {
     /// # Errors
     /// As [`root`](Self::root); `Cancelled`.
     pub fn root_watched(&self, layers: &[Digest], observer: &dyn Observer) -> Result<Root<'_>> {
-        Ok(Root { store: self, tree: self.tree(layers, observer)? })
+        Ok(Root { store: self, layers: layers.into(), tree: self.tree(layers, observer)? })
     }
 
     /// The tree behind [`root`](Self::root).
@@ -183,10 +184,14 @@ impl Layer<'_> {
 }
 
 impl<'s> Root<'s> {
-    /// Every name, sorted by path bytes with parents first; of several names of one file all but the first are hard links.
-    pub fn list(&self) -> Vec<LayerEntry> {
-        let entries = squash(&self.tree).into_iter();
-        entries.map(|(entry, content)| LayerEntry { entry, extents: content.map_or(vec![], |c| c.to_vec()) }).collect()
+    /// Every name, directory by directory in the order of names, parents first; of several names of one file all but the
+    /// first are hard links. Entries are made one at a time: together their paths may take far more memory than the root.
+    pub fn list(&self) -> impl Iterator<Item = LayerEntry> + '_ {
+        let entry = |(entry, content): Change<Content>| {
+            let extents = content.map_or_else(Vec::new, |content| content.to_vec());
+            LayerEntry { entry, extents }
+        };
+        squash(&self.tree).map(entry)
     }
 
     /// Opens the regular file that a process inside the root would get by `path`: symlinks are followed and do not
@@ -201,7 +206,7 @@ impl<'s> Root<'s> {
         match &self.tree.node(id).kind {
             NodeKind::File { size, sparse, content } => {
                 let kind = EntryKind::File { size: *size, sparse: sparse.as_ref().map(|s| s.to_vec()) };
-                FileReader::new(self.store, &kind, content.to_vec())
+                Ok(FileReader::new(self.store, &kind, content.to_vec())?.of(self.layers.clone()))
             }
             _ => Err(named(Error::invalid("not a regular file"))),
         }

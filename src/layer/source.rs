@@ -5,7 +5,8 @@ use super::root::Content;
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, EntryKind};
 use crate::store::Store;
-use crate::sys::scan::ScannedDir;
+use crate::sys::scan::{ScannedDir, join};
+use crate::sys::sparse;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -33,10 +34,31 @@ impl PartialEq for Source {
 #[derive(Debug)]
 pub(crate) struct DiskFile {
     pub(crate) dir: Arc<ScannedDir>,
-    pub(crate) path: Vec<u8>,
+    /// The directory it is in, below that.
+    pub(crate) place: Arc<DiskPlace>,
+    pub(crate) name: Box<[u8]>,
     pub(crate) size: u64,
     /// Its whole content, where that was read already.
     pub(crate) bytes: Option<Box<[u8]>>,
+}
+
+/// The path of a directory, shared by all files in it: very many files may lie below a very long path.
+#[derive(Debug, Default)]
+pub(crate) struct DiskPlace(pub(crate) Vec<u8>);
+
+impl DiskFile {
+    /// Below the scanned directory.
+    pub(crate) fn path(&self) -> Vec<u8> {
+        join(&self.place.0, &self.name)
+    }
+
+    /// Opens it, through directories only.
+    ///
+    /// # Errors
+    /// Those of [`ScannedDir::open_file`].
+    pub(crate) fn open(&self) -> Result<File> {
+        self.dir.open_file(&self.path())
+    }
 }
 
 /// Reads any source by logical offset.
@@ -63,9 +85,9 @@ impl<'a> SourceReader<'a> {
         if let Some(bytes) = &disk.bytes {
             return Ok(Self::Memory(bytes));
         }
-        let file = disk.dir.open_file(&disk.path)?;
+        let file = disk.open()?;
         let len = file.metadata().map_err(|e| Error::io("stat a file", e))?.len();
-        if len == disk.size { Ok(Self::File(file, disk)) } else { Err(disk.dir.changed(&disk.path)) }
+        if len == disk.size { Ok(Self::File(file, disk)) } else { Err(disk.dir.changed(&disk.path())) }
     }
 
     /// Fills all of `buffer`, which ends at the file's end at the latest.
@@ -82,19 +104,27 @@ impl<'a> SourceReader<'a> {
                 Ok(())
             }
             Self::File(file, disk) => file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
-                std::io::ErrorKind::UnexpectedEof => disk.dir.changed(&disk.path),
-                _ => Error::io("read", e).subject(disk.dir.named(&disk.path).display()),
+                std::io::ErrorKind::UnexpectedEof => disk.dir.changed(&disk.path()),
+                _ => Error::io("read", e).subject(disk.dir.named(&disk.path()).display()),
             }),
         }
     }
 
     /// An offset from `offset` on before which there are only zeros, as far as that is known without reading.
     pub(super) fn data_from(&self, offset: u64, size: u64) -> u64 {
-        let Self::File(file, _) = self else { return offset };
-        match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
-            Ok(data) => data.clamp(offset, size),
-            Err(rustix::io::Errno::NXIO) => size,
-            Err(_) => offset,
+        match self {
+            Self::Stored(reader) => reader.data_from(offset).min(size),
+            Self::Memory(_) => offset,
+            Self::File(file, _) => sparse::data_from(file, offset, size),
+        }
+    }
+
+    /// Where the data ends that is at `offset`, as far as that is known without reading.
+    pub(super) fn hole_from(&self, offset: u64, size: u64) -> u64 {
+        match self {
+            Self::Stored(reader) => reader.hole_from(offset).min(size),
+            Self::Memory(_) => size,
+            Self::File(file, _) => sparse::hole_from(file, offset, size),
         }
     }
 }

@@ -19,7 +19,8 @@ impl Snapshotter {
     ///
     /// # Errors
     /// `Io`, the first that occurs: one directory that cannot be moved keeps none of the others. What is left is found
-    /// again by the next cleanup. `Corrupt` if rows of the database are damaged: nothing
+    /// again by the next cleanup. What is moved away and cannot be removed is no error: it is in
+    /// [`Store::leftovers`], and the next cleanup tries again. `Corrupt` if rows of the database are damaged: nothing
     /// is removed until it was rebuilt.
     pub fn cleanup(&self) -> Result<u64> {
         let moved = self.store.with_reserve(|| self.clean_up());
@@ -29,6 +30,7 @@ impl Snapshotter {
 
     fn clean_up(&self) -> Result<u64> {
         forget_implied(&self.store)?;
+        self.store.sweep()?;
         // A row that was lost would leave its directory without one.
         self.store.with_index(|index| index.check_roots())?;
         let scratch = self.store.scratch()?;

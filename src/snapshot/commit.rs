@@ -9,9 +9,10 @@ use super::merge::{Marks, merge};
 use crate::digest::Digest;
 use crate::error::Result;
 use crate::layer::{Changes, CreateOptions, SourceTree};
+use crate::limits::Limits;
 use crate::observe::Observer;
 use crate::store::Store;
-use crate::sys::scan::{scan, scan_within};
+use crate::sys::scan::{Bounds, scan};
 use crate::tree::Tree;
 use std::path::Path;
 
@@ -31,13 +32,15 @@ pub(crate) fn upper_changes(
     observer: &dyn Observer,
 ) -> Result<Changes> {
     let below = store.source_tree(layers, observer)?;
-    let upper = merge(&below, scan(upper.path, options.threads, observer)?, upper.marks, observer)?;
-    Changes::between(store, &below, upper, options, observer)
+    let found = scan(upper.path, options.threads, &Bounds::layer(&options.limits), observer)?;
+    let upper = merge(&below, found, upper.marks, observer)?;
+    Changes::for_layer(store, below, upper, options, observer)
 }
 
 /// The tree that a directory holds.
 pub(super) fn whole_tree(dir: &Path, threads: usize, observer: &dyn Observer) -> Result<SourceTree> {
-    merge(&Tree::new(), scan_within(dir, threads, 0, observer)?, Marks::None, observer)
+    let bounds = Bounds::tree(&Limits::default()).kept(0);
+    merge(&Tree::new(), scan(dir, threads, &bounds, observer)?, Marks::None, observer)
 }
 
 /// What makes the root of `layers` the one in `dir`, which holds all of it.
@@ -48,6 +51,7 @@ pub(crate) fn directory_changes(
     options: &CreateOptions,
     observer: &dyn Observer,
 ) -> Result<Changes> {
-    let whole = merge(&Tree::new(), scan(dir, options.threads, observer)?, Marks::None, observer)?;
-    Changes::between(store, &store.source_tree(layers, observer)?, whole, options, observer)
+    let found = scan(dir, options.threads, &Bounds::tree(&options.limits), observer)?;
+    let whole = merge(&Tree::new(), found, Marks::None, observer)?;
+    Changes::for_layer(store, store.source_tree(layers, observer)?, whole, options, observer)
 }

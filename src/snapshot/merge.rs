@@ -12,9 +12,9 @@
 
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time, Xattr};
-use crate::layer::{DiskFile, Source, SourceTree};
-use crate::observe::Observer;
-use crate::sys::scan::{Found, FoundKind, RawXattr, Scan, ScannedDir, join};
+use crate::layer::{DiskFile, DiskPlace, Source, SourceTree};
+use crate::observe::{Observer, check};
+use crate::sys::scan::{Found, FoundKind, RawXattr, Scan, ScannedDir, Xattrs, join};
 use crate::tar::xattr_is_kept;
 use crate::tree::{Located, Node, NodeId, NodeKind, Tree};
 use std::collections::HashMap;
@@ -49,7 +49,7 @@ impl Marks {
 
 /// Puts what a scan found over `lower`. With no marks `lower` is empty: what is found is all.
 pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, observer: &dyn Observer) -> Result<SourceTree> {
-    let Scan { dir, root, dirs } = scan;
+    let Scan { dir, mut root, dirs } = scan;
     let mut merge = Merge {
         lower,
         tree: Tree::new(),
@@ -58,15 +58,17 @@ pub(super) fn merge(lower: &SourceTree, scan: Scan, marks: Marks, observer: &dyn
         marks,
         moved: HashMap::new(),
         linked: HashMap::new(),
+        kept: HashMap::new(),
+        shown: 0,
+        most: usize::MAX,
         observer,
     };
     let opaque = marks.get(&root.xattrs, b"opaque").map(<[u8]>::to_vec);
-    let entry = merge.entry(&root, b"", EntryKind::Directory);
-    let node = Node::<Source>::new(entry, None)?;
+    let node = merge.node(&mut root, b"", EntryKind::Directory, None)?;
     *merge.tree.attributes_mut(SourceTree::ROOT) = node.attributes;
     let below = (opaque.as_deref() != Some(b"y")).then_some(SourceTree::ROOT);
     let spot = merge.tree.root_spot();
-    let first = Pending { spot, path: vec![], below, above: Some((0, opaque.as_deref() == Some(b"x"))) };
+    let first = Pending { spot, place: Arc::default(), below, above: Some((0, opaque.as_deref() == Some(b"x"))) };
     let mut pending = vec![first];
     while let Some(next) = pending.pop() {
         merge.directory(next, &mut pending)?;
@@ -85,13 +87,24 @@ struct Merge<'a> {
     moved: HashMap<NodeId, NodeId>,
     /// Likewise by device and inode number, of files with several names.
     linked: HashMap<(u64, u64), NodeId>,
+    /// By [`Xattrs::key`], the attributes of a layer that they are, and why others were left out.
+    kept: HashMap<usize, Kept>,
+    /// Names of `lower` that were shown, and how many may be.
+    shown: usize,
+    most: usize,
     observer: &'a dyn Observer,
 }
+
+type Kept = (Arc<[Xattr]>, Arc<[String]>);
+
+/// Names that redirects may show beside twice those that there are: each directory is shown in one place, unless
+/// somebody sets redirects by hand.
+const REDIRECTED: usize = 1024;
 
 /// A directory of the new tree that is still empty.
 struct Pending {
     spot: Located,
-    path: Vec<u8>,
+    place: Arc<DiskPlace>,
     /// The directory of `lower` whose names show through.
     below: Option<NodeId>,
     /// The number of the directory that was found, and whether attributes may make whiteouts in it.
@@ -100,6 +113,7 @@ struct Pending {
 
 impl Merge<'_> {
     fn directory(&mut self, at: Pending, pending: &mut Vec<Pending>) -> Result<()> {
+        check(self.observer)?;
         let lower = self.lower;
         let found = at.above.and_then(|(number, _)| self.dirs.get_mut(number)?.take()).unwrap_or_default();
         let below = at.below.and_then(|id| lower.children(id));
@@ -109,7 +123,7 @@ impl Merge<'_> {
             }
         }
         for found in found {
-            let path = join(&at.path, &found.name);
+            let path = join(&at.place.0, &found.name);
             self.put(&at, found, path.clone(), pending).map_err(|e| e.subject(self.dir.named(&path).display()))?;
         }
         Ok(())
@@ -118,9 +132,15 @@ impl Merge<'_> {
     /// A name of `lower` that nothing hides.
     fn show_through(&mut self, at: &Pending, name: &[u8], id: NodeId, pending: &mut Vec<Pending>) -> Result<()> {
         let node = self.lower.node(id);
+        self.shown += 1;
+        if self.shown > self.most {
+            let message = "redirects of overlay's show the same directories of the layers below again and again";
+            return Err(Error::limit(message, self.most, self.shown));
+        }
         if self.lower.children(id).is_some() {
             let spot = self.tree.add_node(at.spot, name, node.alone())?;
-            pending.push(Pending { spot, path: join(&at.path, name), below: Some(id), above: None });
+            let place = Arc::new(DiskPlace(join(&at.place.0, name)));
+            pending.push(Pending { spot, place, below: Some(id), above: None });
             return Ok(());
         }
         match self.moved.get(&id) {
@@ -141,7 +161,7 @@ impl Merge<'_> {
             return Ok(());
         }
         let kind = match std::mem::replace(&mut found.kind, FoundKind::Fifo) {
-            FoundKind::Directory(number) => return self.put_directory(at, &found, path, number, pending),
+            FoundKind::Directory(number) => return self.put_directory(at, found, path, number, pending),
             FoundKind::Socket => {
                 self.skip(&path, "a socket, which no layer holds: only a running process can make one");
                 return Ok(());
@@ -153,15 +173,15 @@ impl Merge<'_> {
             return self.tree.add_link(at.spot, &found.name, there);
         }
         let (kind, content) = match kind {
-            FoundKind::File(size, bytes) => self.file(at, &found, &path, size, bytes)?,
+            FoundKind::File(size, bytes) => self.file(at, &found, size, bytes)?,
             FoundKind::Symlink(target) => (EntryKind::Symlink { target }, None),
             FoundKind::CharDevice(0, 0) => return Err(Error::invalid("a device 0:0, which hides a file in overlays")),
             FoundKind::CharDevice(major, minor) => (EntryKind::CharDevice { major, minor }, None),
             FoundKind::BlockDevice(major, minor) => (EntryKind::BlockDevice { major, minor }, None),
             _ => (EntryKind::Fifo, None),
         };
-        let entry = self.entry(&found, &path, kind);
-        let spot = self.tree.add_node(at.spot, &found.name, Node::new(entry, content)?)?;
+        let node = self.node(&mut found, &path, kind, content)?;
+        let spot = self.tree.add_node(at.spot, &found.name, node)?;
         if found.links > 1 {
             self.linked.insert(found.id, spot.id);
         }
@@ -179,18 +199,22 @@ impl Merge<'_> {
     fn put_directory(
         &mut self,
         at: &Pending,
-        found: &Found,
+        mut found: Found,
         path: Vec<u8>,
         number: usize,
         pending: &mut Vec<Pending>,
     ) -> Result<()> {
         let opaque = self.marks.get(&found.xattrs, b"opaque");
-        let below = if opaque == Some(b"y") { None } else { self.below(at, found)? };
+        let below = if opaque == Some(b"y") { None } else { self.below(at, &found)? };
         let below = below.filter(|&id| self.lower.children(id).is_some());
         let by_attribute = opaque == Some(b"x");
-        let entry = self.entry(found, &path, EntryKind::Directory);
-        let spot = self.tree.add_node(at.spot, &found.name, Node::new(entry, None)?)?;
-        pending.push(Pending { spot, path, below, above: Some((number, by_attribute)) });
+        if self.most == usize::MAX && self.marks.get(&found.xattrs, b"redirect").is_some() {
+            self.most = 2 * self.lower.walk().count() + REDIRECTED;
+        }
+        let node = self.node(&mut found, &path, EntryKind::Directory, None)?;
+        let spot = self.tree.add_node(at.spot, &found.name, node)?;
+        let place = Arc::new(DiskPlace(path));
+        pending.push(Pending { spot, place, below, above: Some((number, by_attribute)) });
         Ok(())
     }
 
@@ -216,7 +240,6 @@ impl Merge<'_> {
         &self,
         at: &Pending,
         found: &Found,
-        path: &[u8],
         size: u64,
         bytes: Option<Box<[u8]>>,
     ) -> Result<(EntryKind, Option<Source>)> {
@@ -232,31 +255,66 @@ impl Merge<'_> {
         }
         let source = match size {
             0 => Source::Stored(Arc::new([])),
-            _ => Source::Disk(Arc::new(DiskFile { dir: self.dir.clone(), path: path.to_vec(), size, bytes })),
+            _ => {
+                let (dir, place, name) = (self.dir.clone(), at.place.clone(), found.name.clone());
+                Source::Disk(Arc::new(DiskFile { dir, place, name, size, bytes }))
+            }
         };
         Ok((EntryKind::File { size, sparse: None }, Some(source)))
     }
 
-    /// The entry without its place; attributes that are no layer's are left out.
-    fn entry(&self, found: &Found, path: &[u8], kind: EntryKind) -> Entry {
-        let mut xattrs = Vec::new();
-        for (name, value) in &found.xattrs {
+    /// The inode that was found, without its place.
+    fn node(
+        &mut self,
+        found: &mut Found,
+        path: &[u8],
+        kind: EntryKind,
+        content: Option<Source>,
+    ) -> Result<Node<Source>> {
+        let xattrs = self.xattrs(std::mem::take(&mut found.xattrs), path);
+        let &mut Found { mode, uid, gid, mtime: (secs, nanos), .. } = found;
+        let (path, mtime) = (Vec::new(), Time { secs, nanos });
+        let mut node = Node::new(Entry { path, kind, mode, uid, gid, mtime, xattrs: vec![] }, content)?;
+        node.attributes.xattrs = xattrs;
+        Ok(node)
+    }
+
+    /// Attributes without those that are no layer's. Sets that the scan holds once stay in one place.
+    fn xattrs(&mut self, found: Xattrs, path: &[u8]) -> Arc<[Xattr]> {
+        let Some(key) = found.key() else { return Arc::default() };
+        let (xattrs, reasons) = match self.kept.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let shared = found.is_shared();
+                let kept = self.keep(found.into_vec());
+                if shared {
+                    self.kept.insert(key, kept.clone());
+                }
+                kept
+            }
+        };
+        reasons.iter().for_each(|reason| self.skip(path, reason));
+        xattrs
+    }
+
+    fn keep(&self, found: Vec<RawXattr>) -> Kept {
+        let (mut xattrs, mut reasons) = (Vec::new(), Vec::new());
+        for (name, value) in found {
             if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
                 let foreign = self.marks.prefix().is_none_or(|prefix| !name.starts_with(prefix));
                 // Overlay's own say what is elsewhere in the tree; others only look like that.
                 if foreign || name.windows(17).any(|part| part == b".overlay.overlay.") {
-                    self.skip(path, format!("attribute {}, which is overlay's", name.escape_ascii()));
+                    reasons.push(format!("attribute {}, which is overlay's", name.escape_ascii()));
                 }
                 continue;
             }
-            match xattr_is_kept(name, value) {
-                Ok(true) => xattrs.push(Xattr { name: name.clone(), value: value.clone() }),
-                Ok(false) => self.skip(path, format!("attribute {}, which Linux does not have", name.escape_ascii())),
-                Err(e) => self.skip(path, e.to_string()),
+            match xattr_is_kept(&name, &value) {
+                Ok(true) => xattrs.push(Xattr { name, value }),
+                Ok(false) => reasons.push(format!("attribute {}, which Linux does not have", name.escape_ascii())),
+                Err(e) => reasons.push(e.to_string()),
             }
         }
-        let &Found { mode, uid, gid, mtime: (secs, nanos), .. } = found;
-        Entry { path: Vec::new(), kind, mode, uid, gid, mtime: Time { secs, nanos }, xattrs }
+        (xattrs.into(), reasons.into())
     }
 
     fn skip(&self, path: &[u8], reason: impl AsRef<str>) {

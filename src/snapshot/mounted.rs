@@ -126,21 +126,20 @@ impl Snapshotter {
         if kind == SnapshotKind::Committed {
             return Ok(None);
         }
-        let here = mounts::shown(self.store.path())?;
+        let here = || mounts::shown(self.store.path());
         if kind == SnapshotKind::View && !row.lowers.is_empty() {
-            let dirs: Vec<PathBuf> = self.like(row, here).map(|shown| shown.dir).collect();
-            let of_same_lowers = |index: &mut crate::store::Index| index.snapshots(None);
-            let rows = self.store.with_index(of_same_lowers)?;
+            let dirs: Vec<PathBuf> = self.like(row, here()?).map(|shown| shown.dir).collect();
+            let rows = self.store.with_index(|index| index.snapshots(None))?;
             let views = rows.iter().filter(|other| other.kind == row.kind && other.lowers == row.lowers).count();
             return Ok((!dirs.is_empty() && dirs.len() >= views).then_some(dirs));
         }
-        let own = Path::new("snapshots").join(row.n.to_string());
-        let shows = |shown: &Shown| shown.names.iter().any(|name| name.starts_with(&own));
-        let dirs: Vec<PathBuf> = here.into_iter().filter(shows).map(|shown| shown.dir).collect();
-        if dirs.is_empty() && !InUse::of(self.store.path()).certainly_shows("snapshots", &row.n.to_string()) {
+        let n = row.n.to_string();
+        if !InUse::of(self.store.path()).certainly_shows("snapshots", &n) {
             return Ok(None);
         }
-        Ok(Some(dirs))
+        let own = Path::new("snapshots").join(n);
+        let shows = |shown: &Shown| shown.names.iter().any(|name| name.starts_with(&own));
+        Ok(Some(here()?.into_iter().filter(shows).map(|shown| shown.dir).collect()))
     }
 
     /// Mounts outside of the store that show what a view without a directory of its own does, and nothing else.

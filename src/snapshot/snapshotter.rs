@@ -13,6 +13,7 @@ use crate::store::{Change, SnapshotRow, Store, chain_ids};
 use crate::sys::dirs::Dir;
 use crate::sys::mount::is_mount_point;
 use crate::sys::publish::io_error;
+use crate::sys::remove::remove_tree;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -358,12 +359,7 @@ impl Snapshotter {
             let dir = self.snapshot_dir(n);
             // A crash between the rename and the transaction's end leaves a directory whose number is used again. No row
             // that is on disk ever had this number, so what goes is nobody's.
-            match fs::remove_dir_all(&dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(io_error("remove abandoned", &dir, e));
-                }
-                _ => {}
-            }
+            remove_tree(&dir)?;
             fs::rename(draft, &dir).map_err(|e| io_error("rename into place", &dir, e))?;
             // What is in it before its name; a journal does both at once. A whole tree was synced with all it has.
             let content = (row.form != Form::Whole.to_u8()).then_some(&*dir);
@@ -396,7 +392,7 @@ impl Snapshotter {
             None => {
                 let tree = self.store.tree(&self.absorbed_chain(row.parent, observer)?, observer)?;
                 // What an interrupted call left.
-                let _ = fs::remove_dir_all(&fs);
+                remove_tree(&fs)?;
                 extract::tree_directory(&self.store, &tree, &fs, &ExtractOptions::default(), observer)?;
             }
         }

@@ -36,6 +36,8 @@ pub struct Store {
     /// One thread at a time asks other processes for the sessions.
     sessions: Mutex<()>,
     pub(super) packs: PackFiles,
+    /// What could not be removed from `tmp/`.
+    pub(super) leftovers: Mutex<Vec<Error>>,
     /// Keeps everyone from putting another database in the place of this one. Last, so that it outlives connections.
     _held: DirLock,
 }
@@ -108,7 +110,17 @@ impl Store {
         group: Option<Arc<Group>>,
     ) -> Self {
         let (indexes, packs) = (Mutex::new(vec![index.in_group(group.clone())]), PackFiles::default());
-        Self { root, chunking, database, indexes, group, sessions: Mutex::new(()), packs, _held: held }
+        Self {
+            root,
+            chunking,
+            database,
+            indexes,
+            group,
+            sessions: Mutex::new(()),
+            packs,
+            leftovers: Mutex::default(),
+            _held: held,
+        }
     }
 
     fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index, DirLock)> {

@@ -9,10 +9,14 @@ use super::open::Store;
 use super::packs::SealedPack;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
+use crate::sys::dirs::Dir;
 use crate::sys::lock::Lock;
 use crate::sys::publish::{Draft, io_error, sync_dir};
+use crate::sys::remove::remove_tree;
 use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A locked directory for drafts. Dropped, it takes what was not published with it.
@@ -49,7 +53,7 @@ impl Drop for Session<'_> {
         // What is left here is swept at the next open. A commit that failed may still be found in the journal then, so
         // nothing it might refer to goes before.
         if !self.undecided.load(Relaxed) {
-            let _ = self.store.clear(&self.name, &self.path);
+            self.store.clear_or_note(&self.name, &self.path);
         }
     }
 }
@@ -97,28 +101,43 @@ pub(crate) struct Outcome {
 }
 
 impl Store {
-    /// Removes what crashed sessions left: their drafts and the addresses they had reserved. One that cannot be removed
-    /// keeps none of the others; the first such failure is returned.
+    /// Removes what crashed sessions left: their drafts and the addresses they had reserved. What cannot be removed stays
+    /// for the next sweep, is noted for [`leftovers`](Self::leftovers), and keeps nothing else from being removed.
     pub(crate) fn sweep(&self) -> Result<()> {
         let tmp = self.dir("tmp");
-        let any = |dir: &Path| fs::read_dir(dir).map_err(|e| io_error("read directory", dir, e));
         let reserved = self.with_index(|index| index.sessions())?;
-        if any(&tmp)?.next().is_none() && reserved.is_empty() {
+        for found in fs::read_dir(&tmp).map_err(|e| io_error("read directory", &tmp, e))?.flatten() {
+            let Some(_lock) = self.take_abandoned(&found.path())? else { continue };
+            self.clear_or_note(&found.file_name().to_string_lossy(), &found.path());
+        }
+        if reserved.is_empty() {
             return Ok(());
         }
-        let _sessions = self.lock_sessions()?;
-        let mut swept = Ok(());
-        for found in any(&tmp)?.flatten() {
-            let Ok(dir) = File::open(found.path()) else { continue };
-            if dir.try_lock().is_err() || !found.path().is_dir() {
-                continue;
-            }
-            let name = found.file_name().to_string_lossy().into_owned();
-            swept = swept.and(self.clear(&name, &found.path()));
-        }
         // A power cut can lose a directory and keep its reservation.
+        let _sessions = self.lock_sessions()?;
         let lost = reserved.iter().filter(|session| tmp.join(session).try_exists().is_ok_and(|there| !there));
-        lost.into_iter().fold(swept, |swept, session| swept.and(self.clear(session, &tmp.join(session))))
+        lost.into_iter().for_each(|session| self.clear_or_note(session, &tmp.join(session)));
+        Ok(())
+    }
+
+    /// Locks a session's directory that nobody has locked. Others wait only for that, and not while it is removed.
+    fn take_abandoned(&self, path: &Path) -> Result<Option<File>> {
+        let _sessions = self.lock_sessions()?;
+        let Ok(dir) = Dir::open(path) else { return Ok(None) };
+        let dir = File::from(OwnedFd::from(dir));
+        Ok(dir.try_lock().is_ok().then_some(dir))
+    }
+
+    fn clear_or_note(&self, session: &str, dir: &Path) {
+        if let Err(e) = self.clear(session, dir) {
+            self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).push(e);
+        }
+    }
+
+    /// Why work that ended or crashed, and had a directory below `tmp/`, could not be cleared away, since the last call of
+    /// this function. Opening the store, cleanup of snapshots and garbage collection try again.
+    pub fn leftovers(&self) -> Vec<Error> {
+        std::mem::take(&mut *self.leftovers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Removes the lock files that dead processes left: nobody has them.
@@ -154,10 +173,7 @@ impl Store {
             sync_dir(&self.dir("packs"))?;
             self.with_index(|index| index.write(|change| change.drop_reservations(session)))?;
         }
-        match fs::remove_dir_all(dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove abandoned", dir, e)),
-            _ => Ok(()),
-        }
+        remove_tree(dir)
     }
 
     /// The generation in which the oldest session that is alive began; `None` if there is none.
@@ -166,8 +182,8 @@ impl Store {
         let tmp = self.dir("tmp");
         let mut oldest = None;
         for found in fs::read_dir(&tmp).map_err(|e| io_error("read directory", &tmp, e))?.flatten() {
-            let Ok(dir) = File::open(found.path()) else { continue };
-            if dir.try_lock().is_ok() {
+            let Ok(dir) = Dir::open(&found.path()) else { continue };
+            if File::from(OwnedFd::from(dir)).try_lock().is_ok() {
                 continue;
             }
             let name = found.file_name();

@@ -3,15 +3,13 @@
 //! Results are the kernel's error numbers: the caller knows the path, and which failures it can live with.
 
 use super::space::free_space;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use super::{remove, walk};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::{Errno, Result};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest path the kernel takes, its ending NUL included.
-const PATH_MAX: usize = 4096;
 /// The longest value of an attribute.
 const XATTR_SIZE_MAX: usize = 65_536;
 /// Nobody else gets in before a tree is complete.
@@ -42,6 +40,12 @@ pub(crate) struct Access {
 impl From<OwnedFd> for Dir {
     fn from(fd: OwnedFd) -> Self {
         Self(fd)
+    }
+}
+
+impl From<Dir> for OwnedFd {
+    fn from(dir: Dir) -> Self {
+        dir.0
     }
 }
 
@@ -152,30 +156,13 @@ impl Dir {
     }
 
     /// Removes all that is in it, wherever its name leads by now.
-    pub(crate) fn empty(&self) -> std::io::Result<()> {
-        for found in std::fs::read_dir(format!("/proc/self/fd/{}", self.0.as_raw_fd()))? {
-            let found = found?;
-            // Neither follows a symlink that takes the name's place.
-            match found.file_type()?.is_dir() {
-                true => std::fs::remove_dir_all(found.path())?,
-                false => std::fs::remove_file(found.path())?,
-            }
-        }
-        Ok(())
+    pub(crate) fn empty(&self) -> Result<()> {
+        remove::all_in(self.0.as_fd()).map_err(|failure| failure.errno)
     }
 
     /// Removes a name and, if it is a directory's, all that is in it; one that is not there is fine.
-    pub(crate) fn remove(&self, name: &[u8]) -> std::io::Result<()> {
-        match fs::unlinkat(&self.0, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            // EISDIR on Linux; EPERM is what POSIX says.
-            Err(Errno::ISDIR | Errno::PERM) => {
-                let name = std::ffi::OsStr::from_bytes(name);
-                // Follows no symlink that takes the name's place.
-                std::fs::remove_dir_all(Path::new(&format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name))
-            }
-            Err(e) => Err(e.into()),
-        }
+    pub(crate) fn remove(&self, name: &[u8]) -> Result<()> {
+        remove::name_in(self.0.as_fd(), name).map_err(|failure| failure.errno)
     }
 
     /// Makes sure that the directory `name` is there and only its owner may enter it, in place of whatever else has the
@@ -203,18 +190,7 @@ impl Dir {
     pub(crate) fn below(&self, path: &[u8], readable: bool) -> Result<Self> {
         let mut flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         flags.set(OFlags::PATH, !readable);
-        let path = if path.is_empty() { b"." } else { path };
-        if path.len() < PATH_MAX {
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            match fs::openat2(&self.0, path, flags, Mode::empty(), resolve) {
-                Err(Errno::NOSYS | Errno::PERM) => {}
-                other => return other.map(Self),
-            }
-        }
-        let mut names = path.split(|&b| b == b'/');
-        let first = names.next().unwrap_or_default();
-        let first = fs::openat(&self.0, first, flags, Mode::empty())?;
-        names.try_fold(first, |dir, name| fs::openat(&dir, name, flags, Mode::empty())).map(Self)
+        walk::open_below(&self.0, path, flags).map(Self)
     }
 
     /// Creates a regular file for writing. The mode is subject to the thread's umask.

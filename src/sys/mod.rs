@@ -12,6 +12,11 @@ pub(crate) mod openers;
 pub(crate) mod process;
 pub(crate) mod publish;
 pub(crate) mod raw;
+pub(crate) mod remove;
 pub(crate) mod scan;
 pub(crate) mod space;
+pub(crate) mod sparse;
 pub(crate) mod upper;
+pub(crate) mod walk;
+#[cfg(test)]
+mod walk_tests;

@@ -6,7 +6,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::{Errno, Result};
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 /// What has a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,49 @@ impl Dir {
     }
 }
 
+/// A directory that was looked up once, with a path that leads to it whatever has its name by now. For what takes paths.
+#[derive(Debug)]
+pub(crate) struct Held {
+    dir: Dir,
+    path: PathBuf,
+    shown: PathBuf,
+}
+
+impl Held {
+    /// Holds the directory that a path leads to now, through symlinks.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Ok(Self::of(Dir::resolve(path)?, path.to_owned()))
+    }
+
+    fn of(dir: Dir, shown: PathBuf) -> Self {
+        // The dot: what is opened is no symlink then.
+        let path = PathBuf::from(format!("/proc/self/fd/{}/.", dir.as_fd().as_raw_fd()));
+        Self { dir, path, shown }
+    }
+
+    /// Holds a directory below, which is made as far as it is missing. No part of its path may be a symlink.
+    pub(crate) fn enter(&self, below: &str) -> Result<Self> {
+        let mut dir = self.dir.below(b"", true)?;
+        for name in below.split('/') {
+            match fs::mkdirat(dir.as_fd(), name, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => dir = dir.below(name.as_bytes(), true)?,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Self::of(dir, self.shown.join(below)))
+    }
+
+    /// What to give to calls that take a path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What to tell people.
+    pub(crate) fn shown(&self) -> &Path {
+        &self.shown
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +180,22 @@ mod tests {
         assert!(!dir.holds(b"file", b"bytes"), "another name may be anybody's");
         assert_eq!(dir.read_link(b"link").unwrap(), b"file");
         assert_eq!(dir.names().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_held_directory_stays_the_same() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        std::fs::create_dir(at("dir")).unwrap();
+        std::fs::create_dir(at("other")).unwrap();
+        let held = Held::open(&at("dir")).unwrap();
+        std::fs::rename(at("dir"), at("moved")).unwrap();
+        symlink(at("other"), at("dir")).unwrap();
+        std::fs::write(held.path().join("file"), "").unwrap();
+        std::fs::write(held.enter("a/b").unwrap().path().join("deep"), "").unwrap();
+        assert!(at("moved/file").exists() && at("moved/a/b/deep").exists());
+        symlink(at("other"), at("moved/link")).unwrap();
+        assert!(held.enter("link").is_err() && held.enter("link/c").is_err() && held.enter("..").is_err());
+        assert_eq!((held.shown(), std::fs::read_dir(at("other")).unwrap().count()), (&*at("dir"), 0));
     }
 }

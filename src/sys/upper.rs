@@ -1,10 +1,15 @@
 //! Directories that others write to: what they take, their root's attributes, and making them durable.
 
 use super::publish::io_error;
+use super::walk::{self, Failure, Id, Visitor};
 use crate::error::Result;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 use std::collections::HashSet;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -46,38 +51,93 @@ pub(crate) fn sync_file_system(path: &Path) -> Result<()> {
     rustix::fs::syncfs(open(path)?).map_err(|e| io_error("sync the file system of", path, e))
 }
 
-/// Bytes of disk and inodes below a directory, itself included; hard links once. What vanishes meanwhile counts nothing.
+/// Bytes of disk and inodes below a directory, itself included; hard links once. What vanishes meanwhile counts nothing,
+/// and neither does what is mounted there. The sum depends on no limit of descriptors.
+///
+/// # Errors
+/// `Io` if a directory cannot be read.
 pub(crate) fn disk_usage(dir: &Path) -> Result<(u64, u64)> {
-    let root = match rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Err(rustix::io::Errno::NOENT) => return Ok((0, 0)),
-        other => other.map_err(|e| io_error("open", dir, e))?,
-    };
-    let failed = |e: rustix::io::Errno| io_error("measure", dir, e);
-    let stat = rustix::fs::fstat(&root).map_err(failed)?;
-    let (mut bytes, mut inodes) = (stat.st_blocks as u64 * 512, 1);
-    let mut linked = HashSet::new();
-    let mut open = vec![root];
-    while let Some(fd) = open.pop() {
-        for found in rustix::fs::Dir::read_from(&fd).map_err(failed)? {
-            let found = found.map_err(failed)?;
-            let name = found.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            if !directory && stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
-                continue;
-            }
-            bytes += stat.st_blocks as u64 * 512;
-            inodes += 1;
-            if directory {
-                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                open.extend(rustix::fs::openat(&fd, name, flags, Mode::empty()));
-            }
+    let (usage, failure) = measure(dir)?;
+    match failure {
+        None => Ok((usage.bytes, usage.inodes)),
+        Some(e) => Err(io_error("measure", &dir.join(OsStr::from_bytes(&e.path)), e.errno)),
+    }
+}
+
+/// As [`disk_usage`], in bytes; without directories that cannot be read.
+pub(crate) fn disk_usage_readable(dir: &Path) -> Result<u64> {
+    measure(dir).map(|(usage, _)| usage.bytes)
+}
+
+fn measure(dir: &Path) -> Result<(Usage, Option<Failure>)> {
+    let mut usage = Usage::default();
+    match rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT) => Ok((usage, None)),
+        root => {
+            let root = root.map_err(|e| io_error("open", dir, e))?;
+            let failure = walk::below(root, &mut usage).err();
+            Ok((usage, failure))
         }
     }
-    Ok((bytes, inodes))
+}
+
+#[derive(Default)]
+struct Usage {
+    bytes: u64,
+    inodes: u64,
+    /// Files with several names that were counted.
+    linked: HashSet<Id>,
+}
+
+impl Usage {
+    fn count(&mut self, stat: &Stat) {
+        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if directory || stat.st_nlink <= 1 || self.linked.insert(walk::id(stat)) {
+            self.bytes += stat.st_blocks as u64 * 512;
+            self.inodes += 1;
+        }
+    }
+}
+
+impl Visitor for Usage {
+    fn begin(&mut self) {
+        *self = Self::default();
+    }
+
+    fn open(&mut self, dir: BorrowedFd<'_>, name: &CStr, parent: Id) -> rustix::io::Result<(OwnedFd, Stat)> {
+        match walk::subdirectory(dir, name, parent) {
+            // What is mounted is no part of the tree.
+            Err(Errno::XDEV) => Err(Errno::NOENT),
+            Err(e @ Errno::ACCESS) => {
+                self.count(&rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
+                Err(e)
+            }
+            other => other,
+        }
+    }
+
+    fn entered(&mut self, stat: &Stat) {
+        self.count(stat);
+    }
+
+    fn name(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> rustix::io::Result<bool> {
+        if kind == FileType::Directory {
+            return Ok(true);
+        }
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Ok(true);
+        }
+        self.count(&stat);
+        Ok(false)
+    }
+
+    fn no_directory(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
+        // It has become something else.
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.count(&stat);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

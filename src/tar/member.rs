@@ -366,8 +366,8 @@ fn check_device(kind: &EntryKind) -> Result<()> {
 }
 
 fn logical(size: u64, limits: &Limits) -> Result<u64> {
-    if size > limits.layer_size {
-        return Err(Error::limit("a file is too large", limits.layer_size, size));
+    if size > limits.file_size {
+        return Err(Error::limit("a file is too large", limits.file_size, size));
     }
     Ok(size)
 }

@@ -306,8 +306,9 @@ impl Parser {
             Body::OldMap { stored, .. } => stored,
             Body::DataMap { length, .. } => length,
         };
-        if self.offset.checked_add(length).is_none_or(|end| end > self.limits.layer_size) {
-            return Err(self.at(Error::limit("the content reaches too far", self.limits.layer_size, length)));
+        let end = self.offset.saturating_add(length);
+        if end > self.limits.layer_size {
+            return Err(self.at(Error::limit("the content reaches too far", self.limits.layer_size, end)));
         }
         match body {
             Body::Content(left) => return self.emit(entry, left, sink),

@@ -31,9 +31,11 @@ impl Map {
         if offset < self.end {
             return Err(Error::invalid("the ranges of a sparse file overlap or do not ascend"));
         }
-        let end = offset.checked_add(len).filter(|&end| end <= limits.layer_size);
-        self.end =
-            end.ok_or_else(|| Error::limit("a range of a sparse file ends too far", limits.layer_size, offset))?;
+        let end = offset.saturating_add(len);
+        if end > limits.file_size {
+            return Err(Error::limit("a range of a sparse file ends too far", limits.file_size, end));
+        }
+        self.end = end;
         if len > 0 {
             self.ranges.push(DataRange { offset, len });
             // Disjoint ranges below `end` cannot overflow their sum.

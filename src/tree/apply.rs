@@ -4,12 +4,11 @@ use super::place::{self, End};
 use super::{Change, Node, NodeId, NodeKind, Tree, whiteout};
 use crate::error::{Error, Result};
 use crate::format::entry::{Entry, EntryKind};
+use crate::limits::Limits;
 use crate::observe::{Observer, check};
 
 /// What marks a whiteout; no name of a tree starts with it.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
-/// Layers as large in their attributes as one may be, of which a tree may be made.
-const LARGEST: u64 = 8;
 
 /// The directory a parent path led to. Kept between entries; forgotten when anything it may depend on is detached.
 #[derive(Clone, Debug)]
@@ -57,7 +56,7 @@ impl<C: Clone + PartialEq> Tree<C> {
         if let Some(asked) = entry.whiteout() {
             return whiteout::check(asked).map_err(|e| e.subject(named(&entry.path)));
         }
-        let most = self.limits.attributes.saturating_mul(LARGEST);
+        let most = self.limits.attributes.saturating_mul(Limits::LAYERS);
         self.account.add(&entry, most).map_err(|e| e.subject(named(&entry.path)))?;
         let path = std::mem::take(&mut entry.path);
         self.add_at(&path, entry, content).map_err(|e| e.subject(named(&path)))
@@ -403,7 +402,7 @@ mod tests {
     fn attributes_of_all_layers_are_limited_together() {
         let layer = Layer::new().symlink("s", &"t".repeat(1000 + 255));
         let mut tree = Tree::<u32>::with_limits(Limits::default().attributes(1000));
-        for _ in 0..LARGEST {
+        for _ in 0..Limits::LAYERS {
             tree = over(&tree, &layer).expect("eight");
         }
         let e = over(&tree, &layer).expect_err("nine");

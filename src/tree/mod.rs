@@ -55,7 +55,9 @@ mod whiteout;
 use std::collections::BTreeMap;
 
 pub(crate) use apply::split;
-pub(crate) use diff::{diff, pairs, squash};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use diff::diff;
+pub(crate) use diff::{Differences, Pair as DiffPair, Plan as DiffPlan, Step as DiffStep, pairs, squash};
 pub(crate) use edit::Located;
 pub(crate) use node::{Attributes, Node, NodeKind};
 pub(crate) use outline::{Leaf, Outline, OutlineDir, Spot};

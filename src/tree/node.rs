@@ -3,6 +3,7 @@
 use super::{Children, NodeId};
 use crate::error::{Error, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time, Xattr};
+use std::sync::Arc;
 
 /// Every symlink has this mode: the kernel has no other, so drivers could not give the one a tar may carry.
 const SYMLINK_MODE: u16 = 0o777;
@@ -15,8 +16,8 @@ pub(crate) struct Attributes {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mtime: Time,
-    /// Sorted by name, names unique.
-    pub(crate) xattrs: Box<[Xattr]>,
+    /// Sorted by name, names unique. Inodes with equal attributes may share them.
+    pub(crate) xattrs: Arc<[Xattr]>,
 }
 
 /// What an inode is, with what only that type has.
@@ -49,7 +50,7 @@ impl<C: Clone + PartialEq> Node<C> {
     /// A directory that entries need but no layer describes. containerd and umoci give it the time of extraction;
     /// mtime 0 makes the tree depend on its layers alone.
     pub(super) fn implied_directory() -> Self {
-        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), xattrs: Box::default() };
+        let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: Time::default(), xattrs: Arc::default() };
         Self::nameless(attributes, NodeKind::Directory { children: Children::new() }, true)
     }
 
@@ -60,7 +61,7 @@ impl<C: Clone + PartialEq> Node<C> {
     /// The inode `entry` describes, without names yet. `entry` is no hard link.
     pub(crate) fn new(entry: Entry, content: Option<C>) -> Result<Self> {
         let Entry { path: _, kind, mode, uid, gid, mtime, xattrs } = entry;
-        let mut attributes = Attributes { mode, uid, gid, mtime, xattrs: xattrs.into_boxed_slice() };
+        let mut attributes = Attributes { mode, uid, gid, mtime, xattrs: xattrs.into() };
         let kind = match kind {
             EntryKind::Directory => NodeKind::Directory { children: Children::new() },
             EntryKind::File { size, sparse } => {
@@ -83,7 +84,7 @@ impl<C: Clone + PartialEq> Node<C> {
     /// files").
     pub(super) fn replace_attributes(&mut self, entry: Entry) {
         let Entry { mode, uid, gid, mtime, xattrs, .. } = entry;
-        self.attributes = Attributes { mode, uid, gid, mtime, xattrs: xattrs.into_boxed_slice() };
+        self.attributes = Attributes { mode, uid, gid, mtime, xattrs: xattrs.into() };
         self.implied = false;
     }
 
@@ -92,14 +93,14 @@ impl<C: Clone + PartialEq> Node<C> {
     pub(super) fn add_attributes(&mut self, entry: Entry) {
         let Entry { mode, uid, gid, mtime, xattrs, .. } = entry;
         let mode = if matches!(self.kind, NodeKind::Symlink { .. }) { SYMLINK_MODE } else { mode };
-        let mut merged = std::mem::take(&mut self.attributes.xattrs).into_vec();
+        let mut merged = self.attributes.xattrs.to_vec();
         for xattr in xattrs {
             match merged.binary_search_by(|x| x.name.cmp(&xattr.name)) {
                 Ok(i) => merged[i] = xattr,
                 Err(i) => merged.insert(i, xattr),
             }
         }
-        self.attributes = Attributes { mode, uid, gid, mtime, xattrs: merged.into_boxed_slice() };
+        self.attributes = Attributes { mode, uid, gid, mtime, xattrs: merged.into() };
     }
 
     /// Whether both have the same type, attributes and content; children and names aside.
@@ -134,7 +135,7 @@ impl<C: Clone + PartialEq> Node<C> {
             NodeKind::Fifo => (EntryKind::Fifo, None),
         };
         let Attributes { mode, uid, gid, mtime, xattrs } = self.attributes.clone();
-        (Entry { path: path.to_vec(), kind, mode, uid, gid, mtime, xattrs: xattrs.into_vec() }, content)
+        (Entry { path: path.to_vec(), kind, mode, uid, gid, mtime, xattrs: xattrs.to_vec() }, content)
     }
 }
 

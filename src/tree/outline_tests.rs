@@ -135,7 +135,7 @@ fn leaf(
 
 fn entry(path: &[u8], attributes: &super::Attributes, kind: EntryKind) -> Entry {
     let super::Attributes { mode, uid, gid, mtime, xattrs } = attributes.clone();
-    Entry { path: path.to_vec(), kind, mode, uid, gid, mtime, xattrs: xattrs.into_vec() }
+    Entry { path: path.to_vec(), kind, mode, uid, gid, mtime, xattrs: xattrs.to_vec() }
 }
 
 /// The layers that apply, outlined; and their tree.

@@ -88,6 +88,12 @@ impl<'a> Place<'a> {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Steps that this thread made in all paths, for tests of how much work something is.
+    pub(super) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
 /// Follows `path` from the root; `find` says what is at a name of a place. Fails on a loop of symlinks, beyond
 /// `depth` components and after 4,096 steps.
 pub(super) fn follow<'a, F>(path: &'a [u8], depth: usize, mut find: F) -> Result<End<'a>>
@@ -100,6 +106,8 @@ where
     let mut pending = vec![path];
     while let Some(text) = pending.pop() {
         steps += 1;
+        #[cfg(test)]
+        STEPS.set(STEPS.get() + 1);
         if steps > MAX_STEPS {
             return Err(Error::limit("a path leads through too many names", MAX_STEPS, steps));
         }

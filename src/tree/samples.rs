@@ -116,17 +116,18 @@ pub(crate) fn names(tree: &Tree<u32>) -> String {
 pub(crate) fn listing(tree: &Tree<u32>) -> Vec<Change<u32>> {
     let mut first = HashMap::new();
     let mut counted = HashMap::new();
-    let listed = tree.walk().map(|step| {
-        let (mut entry, mut content) = tree.node(step.id).entry(&step.path);
+    let mut listed = Vec::new();
+    let mut walk = tree.walk();
+    while let Some(step) = walk.next() {
+        let (mut entry, mut content) = tree.node(step.id).entry(walk.path());
         *counted.entry(step.id).or_insert(0) += u32::from(step.depth > 0);
-        let name = first.entry(step.id).or_insert_with(|| step.path.clone());
-        if *name != step.path {
+        let name = first.entry(step.id).or_insert_with(|| walk.path().to_vec());
+        if name != walk.path() {
             entry.kind = EntryKind::Hardlink { target: name.clone() };
             content = None;
         }
-        (entry, content)
-    });
-    let listed = listed.collect();
+        listed.push((entry, content));
+    }
     assert!(counted.iter().all(|(&id, &links)| tree.node(id).links == links), "link counts are right");
     assert_eq!(counted.len(), tree.inodes(), "no inode is without a name");
     listed

@@ -4,13 +4,13 @@ use std::collections::btree_map;
 
 use super::{NodeId, NodeKind, Tree};
 
-/// A name of the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// As [`Entry::path`](crate::Entry::path); empty for the root.
-    pub(crate) path: Vec<u8>,
+/// A name of the tree, without the path to it: a tree may have very many names below very long paths.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step<'t> {
+    /// Empty for the root.
+    pub(crate) name: &'t [u8],
     pub(crate) id: NodeId,
-    /// Components of `path`.
+    /// Components of its path.
     pub(crate) depth: usize,
 }
 
@@ -19,7 +19,7 @@ pub(crate) struct Step {
 pub(crate) struct Walk<'t, C> {
     tree: &'t Tree<C>,
     started: bool,
-    /// Path of the innermost open directory.
+    /// Path of the last step.
     path: Vec<u8>,
     open: Vec<Open<'t>>,
 }
@@ -39,23 +39,28 @@ impl<C: Clone + PartialEq> Tree<C> {
     }
 }
 
-impl<C: Clone + PartialEq> Walk<'_, C> {
-    fn step(&mut self, id: NodeId) -> Step {
+impl<'t, C: Clone + PartialEq> Walk<'t, C> {
+    /// The path of the last step, as [`Entry::path`](crate::Entry::path); empty for the root.
+    pub(crate) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn step(&mut self, name: &'t [u8], id: NodeId) -> Step<'t> {
         let depth = self.open.len();
         if let NodeKind::Directory { children } = &self.tree.node(id).kind {
             self.open.push(Open { len: self.path.len(), names: children.iter() });
         }
-        Step { path: self.path.clone(), id, depth }
+        Step { name, id, depth }
     }
 }
 
-impl<C: Clone + PartialEq> Iterator for Walk<'_, C> {
-    type Item = Step;
+impl<'t, C: Clone + PartialEq> Iterator for Walk<'t, C> {
+    type Item = Step<'t>;
 
-    fn next(&mut self) -> Option<Step> {
+    fn next(&mut self) -> Option<Step<'t>> {
         if !self.started {
             self.started = true;
-            return Some(self.step(Tree::<C>::ROOT));
+            return Some(self.step(b"", Tree::<C>::ROOT));
         }
         loop {
             let Open { len, names } = self.open.last_mut()?;
@@ -65,7 +70,7 @@ impl<C: Clone + PartialEq> Iterator for Walk<'_, C> {
                     self.path.push(b'/');
                 }
                 self.path.extend_from_slice(name);
-                return Some(self.step(id));
+                return Some(self.step(name, id));
             }
             self.open.pop();
         }
@@ -79,7 +84,12 @@ mod tests {
     #[test]
     fn lists_parents_first_and_directories_whole() {
         let tree = tree(&[Layer::new().file("a-b", 1).file("a/x/y", 2).file("a/b", 3).hardlink("z", "a/b").dir("e")]);
-        let steps: Vec<_> = tree.walk().map(|s| (String::from_utf8(s.path).expect("utf-8"), s.depth)).collect();
+        let mut walk = tree.walk();
+        let mut steps = Vec::new();
+        while let Some(step) = walk.next() {
+            assert_eq!((tree.get(walk.path()), walk.path().ends_with(step.name)), (Some(step.id), true));
+            steps.push((String::from_utf8(walk.path().to_vec()).expect("utf-8"), step.depth));
+        }
         let expected = [("", 0), ("a", 1), ("a/b", 2), ("a/x", 2), ("a/x/y", 3), ("a-b", 1), ("e", 1), ("z", 1)];
         assert_eq!(steps, expected.map(|(path, depth)| (path.to_owned(), depth)));
         let ids: Vec<_> = tree.walk().map(|s| s.id).collect();

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::pack::BLOCK;
 use crate::observe::{Observer, check};
 use crate::store::{Index, LeaseRef, Roots, Store, chain_ids, now};
-use crate::sys::upper::disk_usage;
+use crate::sys::upper::disk_usage_readable;
 use std::collections::HashMap;
 
 /// What one image takes. Bytes of disk.
@@ -61,7 +61,7 @@ impl Store {
         let mut roots = self.with_index(|index| index.view(Index::roots))?;
         // What they alone keep is part of what comes back.
         roots.snapshots.retain(|row| !plan.implied.contains(&row.n));
-        let total = disk_usage(self.path())?.0;
+        let total = disk_usage_readable(self.path())?;
         let mut shares = Shares::new(&roots);
         shares.files(self)?;
         shares.chunks(self, observer)?;
@@ -183,9 +183,9 @@ impl Shares {
         blobs.iter().for_each(|(blob, set)| count(bytes, *set, disk_of(&store.blob_path(blob))));
         for (chain, set) in &*chains {
             count(bytes, *set, disk_of(&store.path().join("images").join(chain.hex() + ".erofs")));
-            count(bytes, *set, disk_usage(&store.path().join("trees").join(chain.hex()))?.0);
+            count(bytes, *set, disk_usage_readable(&store.path().join("trees").join(chain.hex()))?);
         }
-        count(bytes, sets.add(0, *others), disk_usage(&store.path().join("snapshots"))?.0);
+        count(bytes, sets.add(0, *others), disk_usage_readable(&store.path().join("snapshots"))?);
         Ok(())
     }
 
@@ -195,7 +195,7 @@ impl Shares {
             let mut owners = PrefixMap::<u32>::default();
             for (layer, set) in &*layers {
                 check(observer)?;
-                for_each_ref(store, layer, |id| {
+                for_each_ref(store, layer, observer, |id| {
                     if (first..=last).contains(&id.prefix()) {
                         let owner = owners.entry(id.prefix()).or_default();
                         *owner = sets.union(*owner, *set);

@@ -120,10 +120,10 @@ fn every_call_can_fail(task: &Task, wanted: usize) {
 
 #[test]
 fn every_call_of_work_can_fail() {
-    every_call_can_fail(&Task::small(), 200);
+    every_call_can_fail(&Task::small(), 80);
 }
 
 #[test]
 fn every_call_of_a_repair_can_fail() {
-    every_call_can_fail(&Task::mend(), 60);
+    every_call_can_fail(&Task::mend(), 30);
 }

@@ -196,7 +196,7 @@ fn full(kind: Kind) {
     if !may_mount() || !kind.is_there() {
         return;
     }
-    let rounds = if long() { 100 } else { 10 };
+    let rounds = if long() { 100 } else { 3 };
     for scarce in [Scarce::Bytes, Scarce::Inodes] {
         let (begin, mut failed) = (Instant::now(), 0);
         let small = Small::new(kind, scarce);

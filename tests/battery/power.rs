@@ -194,17 +194,17 @@ fn cut_power(kind: Kind, cuts: usize) {
 
 #[test]
 fn power_cuts_on_ext4() {
-    cut_power(Kind::Ext4, if long() { 2500 } else { 200 });
+    cut_power(Kind::Ext4, if long() { 2500 } else { 60 });
 }
 
 #[test]
 fn power_cuts_on_xfs() {
-    cut_power(Kind::Xfs, if long() { 1500 } else { 50 });
+    cut_power(Kind::Xfs, if long() { 1500 } else { 20 });
 }
 
 #[test]
 fn power_cuts_on_btrfs() {
-    cut_power(Kind::Btrfs, if long() { 1000 } else { 50 });
+    cut_power(Kind::Btrfs, if long() { 1000 } else { 20 });
 }
 
 /// The file system itself stops writing, its journal flushed or not, at a random time.
@@ -258,12 +258,12 @@ fn shut_down(kind: Kind, times: u64) {
 
 #[test]
 fn shut_down_ext4() {
-    shut_down(Kind::Ext4, if long() { 200 } else { 15 });
+    shut_down(Kind::Ext4, if long() { 200 } else { 6 });
 }
 
 #[test]
 fn shut_down_xfs() {
-    shut_down(Kind::Xfs, if long() { 200 } else { 15 });
+    shut_down(Kind::Xfs, if long() { 200 } else { 6 });
 }
 
 /// A file in `dir` on a new file system of `kind`, for tests that need one.

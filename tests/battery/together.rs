@@ -220,7 +220,7 @@ fn eight_processes_lose_nothing() {
     if !may_mount() || !Kind::Ext4.is_there() {
         return;
     }
-    let (dir, seconds) = (memory_dir(), if long() { 3600 } else { 60 });
+    let (dir, seconds) = (memory_dir(), if long() { 3600 } else { 12 });
     let path = |name: &str| dir.path().join(name);
     Kind::Ext4.format_sized(&path("disk"), 1 << 30, &[]);
     let mounted = Mounted::mount(Kind::Ext4, &path("disk"), &path("mounted")).expect("a new file system");

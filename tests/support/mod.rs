@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test uses a part")]
 
+pub(crate) mod cached;
 pub(crate) mod cgroup;
 pub(crate) mod copy;
 pub(crate) mod layers;

@@ -33,7 +33,7 @@ impl Context {
 
     /// Opens the store; a missing one is an error.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
-        Store::open_with(self.store_dir()?, &OpenOptions::default().create(false)).map_err(|e| {
+        let store = Store::open_with(self.store_dir()?, &OpenOptions::default().create(false)).map_err(|e| {
             let (kind, denied) =
                 (e.kind(), e.io_error().is_some_and(|e| e.kind() == std::io::ErrorKind::PermissionDenied));
             let failure = Failure::from(e);
@@ -43,12 +43,23 @@ impl Context {
                 _ if denied => failure.hint("run as the store's owner, or choose another with --store DIR"),
                 _ => failure,
             }
-        })
+        })?;
+        self.tell_leftovers(&store);
+        Ok(store)
+    }
+
+    /// Tells, on standard error, what could not be removed below the store's `tmp/`.
+    pub(crate) fn tell_leftovers(&self, store: &Store) {
+        for why in store.leftovers() {
+            self.reports().leftover(&why).iter().for_each(|line| eprintln!("{line}"));
+        }
     }
 
     /// Opens the store, or makes it.
     pub(crate) fn store_or_new(&self) -> Result<Store, Failure> {
-        Ok(Store::open(self.store_dir()?)?)
+        let store = Store::open(self.store_dir()?)?;
+        self.tell_leftovers(&store);
+        Ok(store)
     }
 
     /// Progress on standard error, if somebody is there to see it.

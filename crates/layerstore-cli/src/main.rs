@@ -8,6 +8,7 @@ mod interrupt;
 mod names;
 mod output;
 mod progress;
+mod workdir;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -39,6 +39,15 @@ impl Reports {
             }
         }
     }
+
+    /// Work that ended left something behind, which the next opening of the store tries to remove again.
+    pub(crate) fn leftover(self, why: &layerstore::Error) -> Option<String> {
+        match self {
+            Self::None => None,
+            Self::Text => Some(format!("left behind, to be removed later: {why}")),
+            Self::Json => Some(serde_json::json!({ "left_behind": why.to_string() }).to_string()),
+        }
+    }
 }
 
 struct Bars {

@@ -128,6 +128,7 @@ fn round(server: &Server, failures: &mut Failures) {
             0
         }
     };
+    server.tell_leftovers();
     server.metrics.absorbed.fetch_add(absorbed, Relaxed);
     server.metrics.directories_removed.fetch_add(removed, Relaxed);
     if absorbed + removed > 0 {

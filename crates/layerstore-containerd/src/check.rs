@@ -115,7 +115,8 @@ fn containerd(config: &str, socket: &Path) -> (Vec<Line>, HashSet<String>) {
     ));
     match differs.first() {
         None => lines.push(Line::Missing(
-            "a proxy plugin of type \"diff\" with the same address: containerd unpacks layers itself (1.6 takes none)".into(),
+            "a proxy plugin of type \"diff\" with the same address: containerd unpacks layers itself (1.6 takes none)"
+                .into(),
         )),
         Some(differ) => lines.extend(differ_lines(&config, name, differ)),
     }
@@ -127,9 +128,8 @@ fn differ_lines(config: &Value, snapshotter: &str, differ: &str) -> [Line; 2] {
     let list = at(config, &["plugins", "io.containerd.service.v1.diff-service", "default"]).and_then(Value::as_array);
     let list: Vec<&str> = list.into_iter().flatten().filter_map(Value::as_str).collect();
     let unpack = at(config, &["plugins", "io.containerd.transfer.v1.local", "unpack_config"]).and_then(Value::as_array);
-    let pair = |entry: &Value| {
-        text(entry, &["snapshotter"]) == Some(snapshotter) && text(entry, &["differ"]) == Some(differ)
-    };
+    let pair =
+        |entry: &Value| text(entry, &["snapshotter"]) == Some(snapshotter) && text(entry, &["differ"]) == Some(differ);
     [
         line(
             list.first() == Some(&differ) && list.contains(&"walking"),
@@ -228,8 +228,10 @@ mod tests {
     #[test]
     fn each_part_that_is_left_out_is_told() {
         let whole = documented("version = 3");
-        for part in ["    enable_remote_snapshot_annotations", "  default = ", "  snapshotter = ", "  type = \"diff\""] {
-            let without: String = whole.lines().filter(|line| !line.starts_with(part)).map(|l| format!("{l}\n")).collect();
+        for part in ["    enable_remote_snapshot_annotations", "  default = ", "  snapshotter = ", "  type = \"diff\""]
+        {
+            let without: String =
+                whole.lines().filter(|line| !line.starts_with(part)).map(|l| format!("{l}\n")).collect();
             let (lines, _) = containerd(&without, Path::new(SOCKET));
             assert_eq!(missing(&lines), 1, "{part}: {lines:?}");
         }

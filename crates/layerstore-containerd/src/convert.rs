@@ -23,7 +23,8 @@ pub(crate) fn status(error: &Error) -> Status {
     };
     // The cause of an I/O error, "No space left on device", is what people look for.
     let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    Status::new(code, shortened(&format!("{error}{cause}"), STATUS_MAX))
+    // containerd prints it, and clients do on terminals: what others said of the cause is escaped, too.
+    Status::new(code, shortened(&layerstore::printable(&format!("{error}{cause}")), STATUS_MAX))
 }
 
 /// A status travels in headers, of which clients take 8 KiB and more.

@@ -45,7 +45,16 @@ impl Server {
         let (places, lists) = (Semaphore::new(bounds.calls), Semaphore::new(bounds::LISTS));
         let (places, lists, stopping) = (Arc::new(places), Arc::new(lists), Arc::default());
         let delegated = Delegated::default();
-        Ok(Self { config, snapshots, metrics, background, unpacking, delegated, stopping, places, lists })
+        let server = Self { config, snapshots, metrics, background, unpacking, delegated, stopping, places, lists };
+        server.tell_leftovers();
+        Ok(server)
+    }
+
+    /// Logs what could not be removed below the store's `tmp/`.
+    pub(crate) fn tell_leftovers(&self) {
+        for error in self.store().leftovers() {
+            tracing::warn!(%error, "left behind, to be removed later");
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -94,6 +103,7 @@ impl Server {
     pub(crate) fn log(&self, method: &'static str, subject: &str, begin: Instant, error: Option<&Status>) {
         let (time, subject) = (begin.elapsed(), convert::shortened(subject, SUBJECT_MAX));
         self.metrics.called(method, error.map_or(Code::Ok, Status::code), time);
+        self.tell_leftovers();
         match error {
             None => tracing::debug!(method, subject, ?time),
             // What a client asks to find out whether it is there is no failure.

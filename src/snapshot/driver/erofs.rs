@@ -51,7 +51,7 @@ impl Erofs {
         let scratch = self.store.scratch()?;
         for _ in 0..TRIES {
             let before = self.store.with_index(|index| index.generation())?;
-            let bytes = image::build(&self.store, &self.store.tree(layers, observer)?)?;
+            let bytes = image::build(&self.store, &self.store.tree(layers, observer)?, observer)?;
             let mut draft = Draft::create(scratch.path().join("image"))?;
             draft.append(&bytes)?;
             draft.sync()?;

@@ -7,6 +7,7 @@ use crate::format::erofs::write::{self, Body, Data, Inode, Source};
 use crate::format::pack::{BLOCK, Location, owner, table_has};
 use crate::id::ContentId;
 use crate::layer::{Content, FileReader};
+use crate::observe::{Observer, check};
 use crate::store::{Index, Store};
 use crate::tree::{Node, NodeId, NodeKind, Tree};
 use std::collections::{BTreeMap, HashMap};
@@ -18,13 +19,20 @@ const INSIDE_MAX: u64 = 64 << 20;
 ///
 /// # Errors
 /// `Unsupported` for what EROFS cannot hold; `Corrupt` if a chunk is in no pack, or the pack's own table says otherwise
-/// than the database.
-pub(crate) fn build(store: &Store, tree: &Tree<Content>) -> Result<Vec<u8>> {
+/// than the database; `Cancelled`.
+pub(crate) fn build(store: &Store, tree: &Tree<Content>, observer: &dyn Observer) -> Result<Vec<u8>> {
     store.with_index(|index| {
         index.begin_reading()?;
         let packs = index.packs();
-        let mut files =
-            Files { store, index, chunks: HashMap::new(), bundles: vec![], numbers: HashMap::new(), inside: 0 };
+        let mut files = Files {
+            store,
+            index,
+            observer,
+            chunks: HashMap::new(),
+            bundles: vec![],
+            numbers: HashMap::new(),
+            inside: 0,
+        };
         let inodes = inodes(tree, &mut files);
         let Files { chunks, bundles, .. } = files;
         index.end_reading()?;
@@ -74,6 +82,7 @@ fn inodes<'t>(tree: &'t Tree<Content>, files: &mut Files<'_>) -> Result<Vec<Inod
         above.push(number);
     }
     let inode = |(id, parent): (NodeId, u32)| {
+        check(files.observer)?;
         let node = tree.node(id);
         let body = body(node, parent, &numbers, files)?;
         let a = &node.attributes;
@@ -108,6 +117,7 @@ fn body<'t>(
 struct Files<'a> {
     store: &'a Store,
     index: &'a Index,
+    observer: &'a dyn Observer,
     chunks: HashMap<ContentId, Location>,
     /// Chunks that fragments lie in, and their places in the list.
     bundles: Vec<Location>,
@@ -124,6 +134,7 @@ impl Files<'_> {
         let found = self.index.chunk(id)?;
         let found =
             found.ok_or_else(|| Error::corrupt("the store does not have this chunk").subject(format!("chunk {id}")))?;
+        check(self.observer)?;
         self.chunks.insert(*id, found);
         Ok(found)
     }
@@ -160,8 +171,10 @@ impl Files<'_> {
         let (cost, bits) = costs.min().unwrap_or_default();
         self.inside = self.inside.saturating_add(cost);
         if self.inside > INSIDE_MAX {
-            let e =
-                Error::new(ErrorKind::Unsupported, "sparse files have more data than an EROFS image may hold itself");
+            let e = Error::new(
+                ErrorKind::Unsupported,
+                "sparse files too large for an EROFS image; the overlay driver takes them",
+            );
             return Err(e.expected(format!("at most {INSIDE_MAX} bytes")).actual(self.inside));
         }
         let each = BLOCK << bits;
@@ -169,6 +182,7 @@ impl Files<'_> {
         let kind = EntryKind::File { size, sparse: Some(ranges.to_vec()) };
         let reader = FileReader::new(self.store, &kind, content.to_vec())?;
         for i in touched(ranges, each) {
+            check(self.observer)?;
             let start = i * each;
             let mut bytes = vec![0; (size - start).min(each) as usize];
             reader.read_at(&mut bytes, start)?;

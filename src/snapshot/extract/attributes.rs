@@ -40,7 +40,7 @@ impl Setter<'_> {
     pub(super) fn set(&self, inode: Inode<'_>, spot: &Spot, attributes: &Attributes, kind: Kind) -> Result<()> {
         let failed = |operation, e| self.failed(operation, spot, e);
         let owned = self.owner(inode, spot, attributes)?;
-        for xattr in &attributes.xattrs {
+        for xattr in &attributes.xattrs[..] {
             if xattr.name.starts_with(b"trusted.overlay.") || xattr.name.starts_with(b"user.overlay.") {
                 return Err(failed("set an attribute that overlayfs would obey on", Errno::INVAL));
             }

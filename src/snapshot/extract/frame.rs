@@ -5,6 +5,7 @@ use super::options::{ExtractOptions, Losses, Overlay};
 use super::plan::LeafAt;
 use super::{Target, in_parallel};
 use crate::error::Result;
+use crate::observe::{Observer, check};
 use crate::sys::dirs::{Dir, Inode};
 use crate::sys::publish::io_error;
 use crate::sys::raw::clear_umask;
@@ -37,11 +38,12 @@ fn each(targets: &[Target], threads: usize, work: impl Fn(u32, &Target) -> Resul
 }
 
 /// Makes all directories, for their owner only.
-pub(super) fn make(targets: &[Target], threads: usize) -> Result<()> {
+pub(super) fn make(targets: &[Target], threads: usize, observer: &dyn Observer) -> Result<()> {
     each(targets, threads, |_, target| {
         clear_umask();
         let mut parent: Option<(u32, Dir)> = None;
         for dir in target.outline.dirs.iter().skip(1) {
+            check(observer)?;
             let Spot { dir: at, name } = &dir.spot;
             let open = match parent.take().filter(|open| open.0 == *at) {
                 Some(open) => open,
@@ -62,11 +64,13 @@ pub(super) fn complete(
     options: &ExtractOptions,
     losses: &Losses,
     missing: &HashSet<LeafAt>,
+    observer: &dyn Observer,
 ) -> Result<()> {
     each(targets, options.threads, |number, target| {
         let setter = Setter { target, options, losses, umask: clear_umask() };
         let outline = &target.outline;
         for (spot, leaf) in &outline.links {
+            check(observer)?;
             if missing.contains(&LeafAt { target: number, leaf: *leaf }) {
                 continue;
             }
@@ -77,12 +81,14 @@ pub(super) fn complete(
         }
         let mut marked = HashSet::new();
         for spot in &outline.whiteouts {
+            check(observer)?;
             let made = whiteout(&target.open(spot.dir, false)?, &spot.name, &options.overlay);
             if made.map_err(|e| setter.failed("make a whiteout at", spot, e))? {
                 marked.insert(spot.dir);
             }
         }
         for (number, dir) in outline.dirs.iter().enumerate().rev() {
+            check(observer)?;
             let open = target.open(number as u32, true)?;
             let inode = Inode::Open(open.as_fd());
             // `x` tells overlayfs to look for marked whiteouts.

@@ -132,9 +132,9 @@ fn extract(
         targets.push(fresh.target(outline, path)?);
     }
     let losses = Losses::new(options.strict);
-    frame::make(&targets, options.threads)?;
+    frame::make(&targets, options.threads, observer)?;
     let missing = leaves(store, &targets, options, &losses, observer)?;
-    frame::complete(&targets, options, &losses, &missing)?;
+    frame::complete(&targets, options, &losses, &missing, observer)?;
     if let (true, Some(target)) = (options.sync, targets.first()) {
         target.root.sync_file_system().map_err(|e| io_error("sync the file system of", &target.path, e))?;
     }
@@ -152,7 +152,7 @@ fn leaves(
     losses: &Losses,
     observer: &dyn Observer,
 ) -> Result<HashSet<LeafAt>> {
-    let plan = Plan::new(store, targets, options.threads)?;
+    let plan = Plan::new(store, targets, options.threads, observer)?;
     let work = Work {
         store,
         targets,
@@ -272,7 +272,10 @@ impl Undo {
                 // Removes nothing but an empty directory, whatever has the name.
                 Ok(above.remove_empty(name)?)
             }
-            Self::Empty(dir, access) => dir.empty().and_then(|()| Ok(dir.restore(access)?)),
+            Self::Empty(dir, access) => {
+                dir.empty()?;
+                Ok(dir.restore(access)?)
+            }
         }
     }
 }

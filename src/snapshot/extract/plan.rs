@@ -10,6 +10,7 @@ use crate::format::item::Extent;
 use crate::format::pack::Location;
 use crate::id::ContentId;
 use crate::layer::Content;
+use crate::observe::{Observer, check};
 use crate::store::{ChunkReader, Store};
 use crate::tree::NodeKind;
 use std::collections::HashMap;
@@ -68,7 +69,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(store: &Store, targets: &[Target], threads: usize) -> Result<Self> {
+    pub(super) fn new(store: &Store, targets: &[Target], threads: usize, observer: &dyn Observer) -> Result<Self> {
         let mut plan = Self {
             chunks: vec![],
             numbers: HashMap::new(),
@@ -92,7 +93,8 @@ impl Plan {
                 _ => plan.plain.push(at),
             }
         }
-        plan.locate(store, alone.iter().map(|(_, e)| e).chain(groups.keys().flat_map(|key| key.0.iter())))?;
+        let extents = alone.iter().map(|(_, e)| e).chain(groups.keys().flat_map(|key| key.0.iter()));
+        plan.locate(store, extents, observer)?;
         let single = |(at, Extent { chunk, offset, len }): (LeafAt, Extent)| {
             Ok(Single { chunk: plan.number(&chunk)?, offset, len, at })
         };
@@ -105,9 +107,15 @@ impl Plan {
     }
 
     /// Finds the chunks and numbers them by address.
-    fn locate<'a>(&mut self, store: &Store, extents: impl Iterator<Item = &'a Extent>) -> Result<()> {
+    fn locate<'a>(
+        &mut self,
+        store: &Store,
+        extents: impl Iterator<Item = &'a Extent>,
+        observer: &dyn Observer,
+    ) -> Result<()> {
         let reader = ChunkReader::new(store)?;
         for extent in extents {
+            check(observer)?;
             if self.numbers.insert(extent.chunk, 0).is_none() {
                 let location = reader.locate(&extent.chunk)?;
                 self.chunks.push(PlannedChunk { id: extent.chunk, location, uses: 0 });

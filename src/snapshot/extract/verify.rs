@@ -5,10 +5,11 @@
 
 use crate::chunk::cutter::Cutter;
 use crate::error::{Error, ErrorKind, Result};
-use crate::layer::{Content, DiskFile, OF_THE_HOST, Source, disk_has};
+use crate::layer::{Content, DiskFile, DiskPlace, OF_THE_HOST, Source, disk_has};
+use crate::limits::Limits;
 use crate::observe::{Event, Observer, check};
 use crate::store::Store;
-use crate::sys::scan::{Found, FoundKind, RawXattr, Scan, join, scan};
+use crate::sys::scan::{Bounds, Found, FoundKind, RawXattr, Scan, join, scan};
 use crate::tree::{Attributes, NodeKind, Outline};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,7 +38,7 @@ pub(crate) fn differences(
     threads: usize,
     observer: &dyn Observer,
 ) -> Result<Vec<Difference>> {
-    let scanned = match scan(dir, threads, observer) {
+    let scanned = match scan(dir, threads, &Bounds::tree(&Limits::default()), observer) {
         Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
         Err(e) => return Ok(vec![Difference { path: vec![], what: said(&e) }]),
         Ok(scanned) => scanned,
@@ -64,9 +65,11 @@ enum Want {
     Whiteout,
 }
 
+/// A directory to compare: its numbers in the outline and in the scan, and where it is.
+type PendingDir = (u32, usize, Arc<DiskPlace>);
+
 /// A file on disk, and the leaf it is to have the content of.
 struct FileAt<'a> {
-    path: Vec<u8>,
     disk: Source,
     size: u64,
     kind: &'a NodeKind<Content>,
@@ -113,25 +116,25 @@ impl<'a> Names<'a> {
     fn compare(&mut self) {
         let root = std::mem::take(&mut self.scan.root.xattrs);
         let root = Found { xattrs: root, name: Box::default(), kind: FoundKind::Directory(0), ..self.scan.root };
-        let mut pending = vec![(0, 0, Vec::new())];
+        let mut pending = vec![(0, 0, Arc::default())];
         self.directory_itself(&root, 0, &[]);
-        while let Some((number, found, path)) = pending.pop() {
-            self.directory(number, found, &path, &mut pending);
+        while let Some((number, found, place)) = pending.pop() {
+            self.directory(number, found, &place, &mut pending);
         }
     }
 
     /// The names in a directory.
-    fn directory(&mut self, number: u32, found: usize, path: &[u8], pending: &mut Vec<(u32, usize, Vec<u8>)>) {
+    fn directory(&mut self, number: u32, found: usize, place: &Arc<DiskPlace>, pending: &mut Vec<PendingDir>) {
         let mut wanted = std::mem::take(&mut self.wanted[number as usize]);
         for found in std::mem::take(&mut self.scan.dirs[found]) {
-            let path = join(path, &found.name);
+            let path = join(&place.0, &found.name);
             match (wanted.remove(&found.name[..]), &found.kind) {
                 (None, _) => self.tell(&path, "nothing was written here"),
                 (Some(Want::Directory(number)), &FoundKind::Directory(at)) => {
                     self.directory_itself(&found, number, &path);
-                    pending.push((number, at, path));
+                    pending.push((number, at, Arc::new(DiskPlace(path))));
                 }
-                (Some(Want::Leaf(leaf)), _) => self.leaf(found, leaf, path),
+                (Some(Want::Leaf(leaf)), _) => self.leaf(found, leaf, (place, &path)),
                 (Some(Want::Whiteout), FoundKind::CharDevice(0, 0)) => {}
                 (Some(Want::Whiteout), FoundKind::File(0, _)) if mark(&found.xattrs, b"whiteout").is_some() => {}
                 (Some(Want::Whiteout), _) => self.tell(&path, "no whiteout any more"),
@@ -139,7 +142,7 @@ impl<'a> Names<'a> {
             }
         }
         for name in wanted.into_keys() {
-            self.tell(&join(path, name), "it is missing");
+            self.tell(&join(&place.0, name), "it is missing");
         }
     }
 
@@ -154,21 +157,22 @@ impl<'a> Names<'a> {
         }
     }
 
-    fn leaf(&mut self, found: Found, number: u32, path: Vec<u8>) {
+    fn leaf(&mut self, found: Found, number: u32, (place, path): (&Arc<DiskPlace>, &[u8])) {
         let leaf = &self.outline.leaves[number as usize];
         let first = self.inodes[number as usize].is_none();
         let same_inode = *self.inodes[number as usize].get_or_insert(found.id) == found.id;
         if !same_inode || found.links != self.links[number as usize] {
-            self.tell(&path, "it has other names than it had");
+            self.tell(path, "it has other names than it had");
         }
-        self.attributes(&found, &leaf.attributes, &path);
+        self.attributes(&found, &leaf.attributes, path);
         let same = match (&leaf.kind, found.kind) {
             (NodeKind::File { size, .. }, FoundKind::File(there, bytes)) if *size == there => {
                 // Other names of the inode have the same content.
                 if first && there > 0 {
-                    let file = DiskFile { dir: self.scan.dir.clone(), path: path.clone(), size: there, bytes };
+                    let (dir, place) = (self.scan.dir.clone(), place.clone());
+                    let file = DiskFile { dir, place, name: found.name, size: there, bytes };
                     let disk = Source::Disk(Arc::new(file));
-                    self.files.push(FileAt { path: path.clone(), disk, size: there, kind: &leaf.kind });
+                    self.files.push(FileAt { disk, size: there, kind: &leaf.kind });
                 }
                 true
             }
@@ -179,7 +183,7 @@ impl<'a> Names<'a> {
             _ => false,
         };
         if !same {
-            self.tell(&path, "another type, size, target or device number than was written");
+            self.tell(path, "another type, size, target or device number than was written");
         }
     }
 
@@ -227,7 +231,7 @@ fn contents(store: &Store, files: &[FileAt<'_>], threads: usize, observer: &dyn 
     let work = || {
         let mut cutter = Cutter::new(&store.chunking());
         while let Some(file) = files.get(next.fetch_add(1, Relaxed)) {
-            let what = check(observer).and_then(|()| same(store, &mut cutter, file));
+            let what = check(observer).and_then(|()| same(store, &mut cutter, file, observer));
             observer.event(Event::Checked { bytes: file.size });
             let what = match what {
                 Ok(true) => continue,
@@ -238,7 +242,8 @@ fn contents(store: &Store, files: &[FileAt<'_>], threads: usize, observer: &dyn 
                 }
                 Err(e) => said(&e),
             };
-            let difference = Difference { path: file.path.clone(), what };
+            let path = if let Source::Disk(disk) = &file.disk { disk.path() } else { vec![] };
+            let difference = Difference { path, what };
             told.lock().unwrap_or_else(PoisonError::into_inner).push(difference);
         }
     };
@@ -252,7 +257,8 @@ fn contents(store: &Store, files: &[FileAt<'_>], threads: usize, observer: &dyn 
     }
 }
 
-fn same(store: &Store, cutter: &mut Cutter, file: &FileAt<'_>) -> Result<bool> {
+fn same(store: &Store, cutter: &mut Cutter, file: &FileAt<'_>, observer: &dyn Observer) -> Result<bool> {
     let NodeKind::File { size, sparse, content } = file.kind else { return Ok(true) };
-    disk_has(store, cutter, &file.disk, (*size, sparse.as_deref(), &Source::Stored(content.clone())))
+    let stored = Source::Stored(content.clone());
+    disk_has(store, cutter, &file.disk, (*size, sparse.as_deref(), &stored), observer)
 }

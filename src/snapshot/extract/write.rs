@@ -5,13 +5,14 @@ use super::attributes::{Kind, Setter, refused};
 use super::chunks::{Chunks, Shared};
 use super::options::{ExtractOptions, Losses, Lost};
 use super::plan::{Job, LeafAt, Plan};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::DataRange;
 use crate::layer::{Content, Piece, place};
 use crate::observe::{Event, Observer, check};
 use crate::store::Store;
 use crate::sys::dirs::{Dir, Inode};
 use crate::sys::raw::clear_umask;
+use crate::sys::sparse;
 use crate::tree::{Leaf, NodeKind};
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -43,13 +44,25 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Fails when the work is to stop.
+    fn check(&self) -> Result<()> {
+        match self.stop.load(Relaxed) {
+            true => Err(Error::new(ErrorKind::Cancelled, "another thread failed")),
+            false => check(self.observer),
+        }
+    }
+
     /// Does jobs until none is left; `own` is this thread's number.
     pub(super) fn run(&self, own: usize) -> Result<()> {
-        let done = self.jobs(own);
-        if done.is_err() {
-            self.stop.store(true, Relaxed);
+        match self.jobs(own) {
+            // Because of another thread's error, which is the one to tell.
+            Err(e) if e.kind() == ErrorKind::Cancelled && !self.observer.cancelled() => Ok(()),
+            Err(e) => {
+                self.stop.store(true, Relaxed);
+                Err(e)
+            }
+            Ok(()) => Ok(()),
         }
-        done
     }
 
     fn jobs(&self, own: usize) -> Result<()> {
@@ -92,6 +105,18 @@ impl<'a> Leaves<'a> {
     fn finish(&self, at: LeafAt, file: &File) -> Result<()> {
         let leaf = self.get(at);
         self.setter(at.target).set(Inode::Open(file.as_fd()), &leaf.spot, &leaf.attributes, Kind::Other)
+    }
+
+    fn set_len(&self, at: LeafAt, file: &File, size: u64) -> Result<()> {
+        file.set_len(size).map_err(|e| match e.raw_os_error().map(Errno::from_raw_os_error) {
+            // Too long for it is an invalid argument for some.
+            Some(Errno::FBIG | Errno::INVAL) => {
+                let most = sparse::longest(file, size);
+                let e = Error::new(ErrorKind::Unsupported, "the file system holds no file this long");
+                self.named(at, e.expected(format!("at most {most} bytes")).actual(size))
+            }
+            _ => self.write_failed(at, e),
+        })
     }
 
     fn write_failed(&self, at: LeafAt, e: std::io::Error) -> Error {
@@ -149,10 +174,15 @@ impl<'a> Worker<'a> {
         let (leaves, mut bytes) = (self.leaves, 0);
         for together in group.chunks(TOGETHER) {
             let files = together.iter().map(|at| self.create(*at)).collect::<Result<Vec<_>>>()?;
-            let NodeKind::File { size, sparse, content } = &leaves.get(together[0]).kind else { continue };
+            let NodeKind::File { size, sparse: holes, content } = &leaves.get(together[0]).kind else { continue };
             let mut end = 0;
+            if holes.is_some() {
+                // First, since the file system may hold no file that long.
+                together.iter().zip(&files).try_for_each(|(at, file)| leaves.set_len(*at, file, *size))?;
+            }
             let whole = [DataRange { offset: 0, len: *size }];
-            for Piece { offset, extent } in place(sparse.as_deref().unwrap_or(&whole), content.to_vec())? {
+            for Piece { offset, extent } in place(holes.as_deref().unwrap_or(&whole), content.to_vec())? {
+                leaves.work.check()?;
                 let number = leaves.work.plan.number(&extent.chunk)?;
                 let raw = self.chunks.get(number)?;
                 let piece = piece(raw, extent.offset, extent.len).map_err(|e| leaves.named(together[0], e))?;
@@ -163,8 +193,8 @@ impl<'a> Worker<'a> {
                 bytes += u64::from(extent.len) * files.len() as u64;
             }
             for (at, file) in together.iter().zip(&files) {
-                if end < *size {
-                    file.set_len(*size).map_err(|e| leaves.write_failed(*at, e))?;
+                if holes.is_none() && end < *size {
+                    leaves.set_len(*at, file, *size)?;
                 }
                 leaves.finish(*at, file)?;
             }
@@ -180,7 +210,7 @@ impl<'a> Worker<'a> {
             if let NodeKind::File { size, .. } = leaf.kind {
                 let file = self.create(at)?;
                 if size > 0 {
-                    file.set_len(size).map_err(|e| leaves.write_failed(at, e))?;
+                    leaves.set_len(at, &file, size)?;
                 }
                 leaves.finish(at, &file)?;
                 continue;

@@ -98,14 +98,17 @@ impl Home {
                 let below = root.strip_prefix(path).ok().filter(|_| line.device == *device)?;
                 content(below)
             }
-            // Only how the path ends is known: where this process's root is in the file system is not.
-            None => {
-                let own: Vec<_> = self.store.iter().skip(1).collect();
-                let parts: Vec<_> = root.iter().skip(1).collect();
-                let at = parts.windows(own.len().max(1)).position(|window| window == own)?;
-                content(&parts[at + own.len()..].iter().collect::<PathBuf>())
-            }
+            None => self.ending(root),
         }
+    }
+
+    /// The name below the store of a path of which only the end is known, because where this process's root is in the
+    /// file system is not.
+    fn ending(&self, path: &Path) -> Option<PathBuf> {
+        let own: Vec<_> = self.store.iter().skip(1).collect();
+        let parts: Vec<_> = path.iter().skip(1).collect();
+        let at = parts.windows(own.len().max(1)).position(|window| window == own)?;
+        content(&parts[at + own.len()..].iter().collect::<PathBuf>())
     }
 
     fn overlay(&self, line: &Line, shows: &mut Shows) {
@@ -136,8 +139,11 @@ impl Home {
     /// The name below the store of a path that leads into it.
     fn below(&self, path: &Path) -> Option<PathBuf> {
         let path = plain(path);
-        let store = path.ancestors().find(|above| self.names.contains(*above))?;
-        content(path.strip_prefix(store).ok()?)
+        match path.ancestors().find(|above| self.names.contains(*above)) {
+            Some(store) => content(path.strip_prefix(store).ok()?),
+            None if self.at.is_none() => self.ending(&path),
+            None => None,
+        }
     }
 
     /// The name below the store of a path that was given from a directory in it or above it. containerd shortens long
@@ -256,5 +262,9 @@ mod tests {
         let bind = |root: &str| shows(&home, &format!("5 1 8:7 {root} /x rw - ext4 /dev/sdb rw")).0;
         assert_eq!(bind("/jail/s/tore/snapshots/3/fs"), ["snapshots/3/fs"]);
         assert_eq!(bind("/jail/other/snapshots/3/fs"), [""; 0]);
+        let over = |lower: &str| shows(&home, &format!("5 1 0:7 / /x rw - overlay o rw,lowerdir={lower}")).0;
+        assert_eq!(over("/s/tore/snapshots/4/fs"), ["snapshots/4/fs"]);
+        assert_eq!(over("/jail/s/tore/snapshots/4/fs"), ["snapshots/4/fs"], "mounted from outside");
+        assert_eq!(over("/jail/tore/snapshots/4/fs"), [""; 0]);
     }
 }

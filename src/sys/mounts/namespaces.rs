@@ -72,10 +72,8 @@ enum Known {
 pub(super) fn each(mut visit: impl FnMut(BufReader<File>)) -> io::Result<()> {
     let me = Me::new();
     let mut known: HashMap<Id, Known> = HashMap::new();
+    // Its root is not remembered: in a chroot it looks like the root of all, and the table lacks what is outside.
     visit(own()?);
-    if let Ok(own) = File::open("/proc/self/ns/mnt").and_then(|file| id(&file)) {
-        known.insert(own, Known::Read(fs::read_link("/proc/self/root").map(OsString::from).into_iter().collect()));
-    }
     for process in fs::read_dir("/proc")?.flatten() {
         if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             continue;

@@ -2,11 +2,11 @@
 
 use super::{Check, DamageKind, uncancelled};
 use crate::digest::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::erofs::read::Image;
 use crate::id::ContentId;
 use crate::layer::Layer;
-use crate::observe::check;
+use crate::observe::{Observer, check};
 use crate::store::{Index, chunk_refs};
 use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
@@ -25,8 +25,9 @@ impl Check<'_> {
             check(self.observer)?;
             self.report.counts.layers += 1;
             let (path, first) = (self.store.record_path(&layer.diff_id), self.report.findings.len());
-            let missing = match missing(&path, &layer.diff_id, index) {
+            let missing = match missing(&path, &layer.diff_id, index, self.observer) {
                 Ok(missing) => missing,
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
                 Err(e) => {
                     self.found(DamageKind::Record, &path, &e);
                     vec![]
@@ -77,6 +78,7 @@ impl Check<'_> {
         let (path, mut hurt) = (self.store.record_path(&diff_id), false);
         let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
         chunk_refs(&file, &diff_id, |id| {
+            check(self.observer)?;
             hurt |= self.hurt.contains_key(&id);
             Ok(())
         })?;
@@ -173,13 +175,19 @@ impl Check<'_> {
 }
 
 /// Chunks that a layer refers to and the database cannot find, each once. The record's sums are checked on the way.
-pub(super) fn missing(path: &Path, diff_id: &Digest, index: &Index) -> Result<Vec<(ContentId, String)>> {
+pub(super) fn missing(
+    path: &Path,
+    diff_id: &Digest,
+    index: &Index,
+    observer: &dyn Observer,
+) -> Result<Vec<(ContentId, String)>> {
     let file = File::open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt("layer record is missing"),
         _ => io_error("open", path, e),
     })?;
     let (mut missing, mut told) = (Vec::new(), HashSet::new());
     let look = |id: ContentId| {
+        check(observer)?;
         let what = match index.chunk(&id) {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => "the store does not have a chunk of this layer".to_owned(),

@@ -63,6 +63,7 @@ impl Check<'_> {
             let mut numbers = HashSet::new();
             // Of a damaged record, which is told already, this gets what comes before the damage.
             let _ = chunk_refs(&file, &layer.diff_id, |id| {
+                check(self.observer)?;
                 numbers.extend(self.hurt.get(&id).into_iter().flatten());
                 Ok(())
             });
@@ -105,7 +106,8 @@ impl Check<'_> {
     /// Whether a layer that is still there has a record that is still damaged.
     fn is_record_damaged(&self, index: &Index, finding: &Finding) -> bool {
         let damaged = |layer: &Digest| {
-            let whole = missing(&self.store.record_path(layer), layer, index).is_ok_and(|missing| missing.is_empty());
+            let missing = missing(&self.store.record_path(layer), layer, index, self.observer);
+            let whole = missing.is_ok_and(|missing| missing.is_empty());
             !(whole && self.record(layer).is_ok())
         };
         let there = |layer: &Digest| index.layer(layer).map_or(true, |found| found.is_some());

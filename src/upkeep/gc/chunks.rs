@@ -22,7 +22,8 @@ pub(super) fn kill(store: &Store, most: usize, observer: &dyn Observer) -> Resul
         while killed < most as u64 {
             let Some((end, dead)) = dead_after(store, &marks, last, most, observer)? else { break };
             last = end;
-            killed += store.with_index(|index| index.write(|change| kill_batch(store, change, &mut marks, &dead)))?;
+            killed += store
+                .with_index(|index| index.write(|change| kill_batch((store, observer), change, &mut marks, &dead)))?;
         }
     }
     Ok(killed)
@@ -48,10 +49,15 @@ fn dead_after(
     Ok(Some((last, dead)))
 }
 
-fn kill_batch(store: &Store, change: &Change<'_>, marks: &mut Marks, batch: &[ChunkRow]) -> Result<u64> {
+fn kill_batch(
+    (store, observer): (&Store, &dyn Observer),
+    change: &Change<'_>,
+    marks: &mut Marks,
+    batch: &[ChunkRow],
+) -> Result<u64> {
     // Layers may have come since the marks were made; none can come while this transaction lasts.
     for layer in change.layer_ids()? {
-        marks.add(store, &layer)?;
+        marks.add(store, &layer, observer)?;
     }
     // An import that began before this moment looked at chunks that die now: the generation tells it.
     let generation = change.next_generation()?;

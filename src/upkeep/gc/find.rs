@@ -10,7 +10,7 @@ use crate::sys::mount::is_mount_point;
 use crate::sys::mounts::InUse;
 use crate::sys::openers::if_nobody_has;
 use crate::sys::publish::io_error;
-use crate::sys::upper::disk_usage;
+use crate::sys::upper::disk_usage_readable;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -31,6 +31,8 @@ pub(super) struct Found {
     pub(super) implied: Vec<u64>,
     /// What only such snapshots keep that wait.
     pub(super) kept: Vec<Kept>,
+    /// Directories, as names below the store, that only mounts keep.
+    pub(super) mounted: Vec<PathBuf>,
 }
 
 /// Everything but chunks and packs that is garbage. With `now` no snapshot of an image's layers waits.
@@ -56,9 +58,14 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
             garbage.push(file(GarbageKind::Blob, &path, &digest, why));
         }
     }
+    let mut mounted = Vec::new();
     for (path, chain) in named(store, "trees", "")? {
-        if !live.keeps_chain("trees", &chain) && !mounts.shows("trees", &chain.hex()) {
-            let bytes = size(&path);
+        let dead = !live.keeps_chain("trees", &chain);
+        if dead && mounts.shows("trees", &chain.hex()) {
+            mounted.push(Path::new("trees").join(chain.hex()));
+        } else if dead {
+            // One that cannot be read goes all the same, and counts nothing.
+            let bytes = disk_usage_readable(&path).unwrap_or_default();
             let why = "no image and no snapshot stands on this chain";
             garbage.push(Garbage { kind: GarbageKind::Tree, name: chain.hex(), bytes, why });
         }
@@ -83,14 +90,16 @@ pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
             garbage.push(file(GarbageKind::Image, &path, &chain, "no image and no snapshot stands on this chain"));
         }
     }
-    for (path, n) in snapshots(store)? {
-        if !live.keeps_snapshot(n) && !mounts.shows("snapshots", &n.to_string()) {
-            let bytes = size(&path);
-            let why = "its snapshot is gone, or its changes are a layer";
-            garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
+    for (path, n) in snapshots(store)?.into_iter().filter(|(_, n)| !live.keeps_snapshot(*n)) {
+        if mounts.shows("snapshots", &n.to_string()) {
+            mounted.push(Path::new("snapshots").join(n.to_string()));
+            continue;
         }
+        let bytes = disk_usage_readable(&path).unwrap_or_default();
+        let why = "its snapshot is gone, or its changes are a layer";
+        garbage.push(Garbage { kind: GarbageKind::Snapshot, name: n.to_string(), bytes, why });
     }
-    Ok(Found { live, layers, packs, garbage, kept_images, implied: implied.over, kept: waiting })
+    Ok(Found { live, layers, packs, garbage, kept_images, implied: implied.over, kept: waiting, mounted })
 }
 
 /// What only snapshots of images' layers keep that wait for the next mount.
@@ -121,11 +130,6 @@ fn waiting(
         (layers > 0).then_some(Kept { namespace, key, until: until / 1_000_000_000, layers, tar })
     });
     kept.collect()
-}
-
-/// Bytes on disk of a directory that is to go. One that cannot be read goes all the same, and counts nothing.
-fn size(path: &Path) -> u64 {
-    disk_usage(path).map_or(0, |(bytes, _)| bytes)
 }
 
 /// What a damaged row has lost, a row or a name, would look like garbage.

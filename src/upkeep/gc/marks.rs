@@ -75,13 +75,15 @@ fn ranges(passes: u64) -> Passes {
 pub(in crate::upkeep) fn for_each_ref(
     store: &Store,
     layer: &Digest,
-    visit: impl FnMut(ContentId) -> Result<()>,
+    observer: &dyn Observer,
+    mut visit: impl FnMut(ContentId) -> Result<()>,
 ) -> Result<()> {
     let path = store.record_path(layer);
     let file = File::open(&path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt("layer record is missing").subject(path.display()),
         _ => io_error("open", &path, e),
     })?;
+    let visit = |id| check(observer).and_then(|()| visit(id));
     chunk_refs(&file, layer, visit).map_err(|e| e.subject(path.display()))
 }
 
@@ -112,7 +114,7 @@ impl<'a> Marker<'a> {
         let mut marks = Marks { range, set: HashSet::default(), layers: HashSet::new() };
         for layer in &self.layers {
             check(self.observer)?;
-            marks.add(self.store, layer)?;
+            marks.add(self.store, layer, self.observer)?;
         }
         Ok(Some(marks))
     }
@@ -120,7 +122,7 @@ impl<'a> Marker<'a> {
 
 impl Marks {
     /// Marks what a layer needs, unless that was done.
-    pub(super) fn add(&mut self, store: &Store, layer: &Digest) -> Result<()> {
+    pub(super) fn add(&mut self, store: &Store, layer: &Digest, observer: &dyn Observer) -> Result<()> {
         if !self.layers.insert(*layer) {
             return Ok(());
         }
@@ -132,7 +134,7 @@ impl Marks {
             }
             Ok(())
         };
-        for_each_ref(store, layer, mark)
+        for_each_ref(store, layer, observer, mark)
     }
 
     /// Whether a layer needs a chunk; `None` if that is another pass's to say.

@@ -51,7 +51,8 @@ impl Store {
 
     fn plan_gc(&self, options: &GcOptions, observer: &dyn Observer) -> Result<GcPlan> {
         let found = find::all(self, &InUse::of(self.path()), options.now)?;
-        let mut plan = GcPlan { garbage: found.garbage, kept: found.kept, implied: found.implied, ..GcPlan::default() };
+        let (garbage, implied) = (found.garbage, found.implied);
+        let mut plan = GcPlan { garbage, kept: found.kept, mounted: found.mounted, implied, ..GcPlan::default() };
         let mut space = Space::new(&found.packs);
         let survivors = found.layers.iter().filter(|layer| found.live.layers.contains(*layer));
         let mut marker = Marker::new(self, survivors.copied().collect(), observer)?;
@@ -88,7 +89,7 @@ impl Store {
     /// [`gc_plan`](Self::gc_plan); `Io`; `Cancelled`. What was removed until then stays removed, and nothing is lost.
     pub fn gc(&self, plan: &GcPlan, options: &GcOptions, observer: &dyn Observer) -> Result<GcReport> {
         let _lock = self.with_reserve(|| self.lock_gc(options, observer))?;
-        let mut report = GcReport { kept: plan.kept.clone(), ..GcReport::default() };
+        let mut report = GcReport { kept: plan.kept.clone(), mounted: plan.mounted.clone(), ..GcReport::default() };
         // On a full disk there is no room for a transaction on many chunks: with what is kept in reserve some of them go,
         // and then there is.
         let mut tries = 0;

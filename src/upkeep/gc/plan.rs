@@ -112,6 +112,8 @@ pub struct GcPlan {
     pub damaged: Vec<PathBuf>,
     /// What would be garbage, but for snapshots that wait: see [`GcOptions::now`].
     pub kept: Vec<Kept>,
+    /// Directories that would be garbage, but for mounts that show them, as names below the store.
+    pub mounted: Vec<PathBuf>,
     /// Numbers of snapshots that were made for images' layers and go.
     pub(in crate::upkeep) implied: Vec<u64>,
     /// Bases of packs of which something is given back.
@@ -149,6 +151,8 @@ pub struct GcReport {
     pub damaged: Vec<PathBuf>,
     /// What is kept only by snapshots that wait, as the plan told.
     pub kept: Vec<Kept>,
+    /// Directories that only mounts keep, as the plan told.
+    pub mounted: Vec<PathBuf>,
 }
 
 impl GcReport {

@@ -89,6 +89,7 @@ impl Repair<'_> {
     fn add_needed(&self, layer: &Digest, needed: &mut BTreeSet<ContentId>) -> Result<()> {
         let file = File::open(self.store.record_path(layer)).map_err(|e| Error::io("open", e))?;
         chunk_refs(&file, layer, |id| {
+            check(self.observer)?;
             needed.extend(self.needs.chunks.get(&id));
             Ok(())
         })

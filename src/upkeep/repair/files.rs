@@ -22,6 +22,7 @@ impl Repair<'_> {
         for layer in self.needs.layers.iter().filter(|_| !self.needs.chunks.is_empty()) {
             let mut hurt = false;
             let note = |id| {
+                check(self.observer)?;
                 hurt |= self.needs.chunks.contains(&id);
                 Ok(())
             };
@@ -49,7 +50,7 @@ impl Repair<'_> {
         let Some(donor) = self.donors.stores().find_map(|donor| donor.layer(layer).ok()) else { return Ok(false) };
         let dir = self.scratch.path();
         let mut tar = tempfile::tempfile_in(dir).map_err(|e| io_error("create a file below", dir, e))?;
-        donor.export(&mut tar, self.options.threads, &())?;
+        donor.export(&mut tar, self.options.threads, self.observer)?;
         tar.rewind().map_err(|e| io_error("read", dir, e))?;
         let _lock = self.store.lock_layer(layer, self.options.patience, self.observer)?;
         let options = ImportOptions::default().threads(self.options.threads);

@@ -2,7 +2,7 @@
 
 use crate::commands::run::capabilities;
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueHint};
 use layerstore::{DirectIo, DriverKind};
 use std::path::PathBuf;
 
@@ -56,6 +56,9 @@ pub(crate) enum SnapshotCommand {
         /// Latest modification time in the layer, seconds since 1970
         #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
         epoch: Option<i64>,
+        /// Commit even if it is mounted; what is written to that mount from then on may be lost
+        #[arg(long)]
+        force: bool,
     },
     /// Remove snapshots; either all that are named or, on an error, none
     #[command(after_help = "EXAMPLES:\n  layerstore snapshot rm work done")]
@@ -229,6 +232,9 @@ pub(crate) struct Commit {
     /// Latest modification time in the layer, and the image's time of creation, seconds since 1970
     #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH")]
     pub(crate) epoch: Option<i64>,
+    /// Commit even if it is mounted; what is written to that mount from then on may be lost
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) common: Snapshots,
 }

@@ -36,8 +36,11 @@ pub(crate) fn run(context: &Context, args: &Commit) -> Result<(), Failure> {
     let layer = if found.key == name {
         snapshots.layers(&name, &progress)?.pop()
     } else {
-        refuse_mounted(context, args, &snapshots)?;
-        snapshots.commit(&name, &args.key, &CommitOptions::default().epoch(args.epoch), &progress)?
+        if !args.force {
+            refuse_mounted(context, args, &snapshots)?;
+        }
+        let options = CommitOptions::default().epoch(args.epoch).mounted(args.force);
+        snapshots.commit(&name, &args.key, &options, &progress)?
     };
     progress.clear();
     let layer = layer.ok_or_else(|| Failure::new(ErrorKind::FailedPrecondition, "the commit gave no layer"))?;
@@ -74,7 +77,7 @@ fn refuse_mounted(context: &Context, args: &Commit, snapshots: &Snapshotter) -> 
             let (dir, again) = (shell(dir.as_os_str().as_bytes()), snapshot::again(context, &args.common));
             format!("`layerstore umount {dir}{again}` first")
         }
-        None => snapshot::unmount_hint(context, &dirs, ""),
+        None => snapshot::unmount_hint(context, &dirs, "or commit it with --force"),
     };
     Err(Failure::from(e.actual(snapshot::places(&dirs))).hint(hint))
 }

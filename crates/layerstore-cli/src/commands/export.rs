@@ -12,6 +12,7 @@ use serde_json::json;
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -135,25 +136,30 @@ pub(super) fn to_file<T>(
     write: impl FnOnce(&mut dyn Write) -> layerstore::Result<T>,
 ) -> Result<T, Failure> {
     let failed = |what: &str, e: std::io::Error| Error::io(what, e).subject(path.display());
+    let exists = || Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display());
     match fs::metadata(path) {
         Ok(found) if !found.is_file() && !found.is_dir() => {
             let mut file = File::options().write(true).open(path).map_err(|e| failed("cannot open", e))?;
+            // Somebody may have put a file there meanwhile, which is not written to.
+            if file.metadata().map_err(|e| failed("cannot look at", e))?.is_file() {
+                return Err(exists().into());
+            }
             return Ok(write(&mut file)?);
         }
-        Ok(_) => {
-            return Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()))
-                .hint("choose another");
-        }
+        Ok(_) => return Err(exists().into()),
         Err(_) => {}
     }
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Looked up once: the name is given in the very directory that the file was made in.
+    let parent = File::open(parent).map_err(|e| failed("cannot open the directory of", e))?;
+    let at = PathBuf::from(format!("/proc/self/fd/{}/.", parent.as_raw_fd()));
     // Made with all permissions that the umask leaves, as `>` in a shell would.
     let made =
-        tempfile::Builder::new().prefix(".layerstore-").permissions(Permissions::from_mode(0o666)).tempfile_in(parent);
+        tempfile::Builder::new().prefix(".layerstore-").permissions(Permissions::from_mode(0o666)).tempfile_in(&at);
     let mut file = made.map_err(|e| failed("cannot make a file beside", e))?;
     let written = write(file.as_file_mut())?;
     file.as_file().sync_all().map_err(|e| failed("cannot sync", e))?;
-    match file.persist_noclobber(path) {
+    match file.persist_noclobber(at.join(path.file_name().unwrap_or_default())) {
         Ok(_) => Ok(written),
         Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {
             Err(Error::new(ErrorKind::AlreadyExists, "there is such a file").subject(path.display()))

@@ -17,6 +17,7 @@ pub(crate) fn run(context: &Context, args: &Gc) -> Result<(), Failure> {
         return show(context, &plan);
     }
     let report = store.gc(&plan, &options, &progress)?;
+    context.tell_leftovers(&store);
     tell(context, &report)
 }
 
@@ -29,7 +30,7 @@ fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
     if context.json() {
         return context.out().json(&json!({
             "garbage": to_json(&plan.garbage), "chunks": plan.chunks, "punch": plan.punch, "bytes": plan.bytes(),
-            "damaged": plan.damaged, "kept": kept_json(&plan.kept),
+            "damaged": plan.damaged, "kept": kept_json(&plan.kept), "mounted": plan.mounted,
         }));
     }
     let mut table = Table::new(&["WHAT", "NAME", ">SIZE", "WHY"]);
@@ -44,7 +45,7 @@ fn show(context: &Context, plan: &GcPlan) -> Result<(), Failure> {
         table.print(context.out(), "")?;
     }
     tell_damaged(context, &plan.damaged)?;
-    tell_kept(context, &plan.kept)?;
+    tell_kept(context, &plan.kept, &plan.mounted)?;
     context.out().line(format!("{} would be freed", size(plan.bytes())))
 }
 
@@ -61,7 +62,7 @@ fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
         return context.out().json(&json!({
             "removed": to_json(&report.removed), "chunks": report.chunks, "punched": report.punched,
             "waiting": report.waiting, "unpunched": report.unpunched, "bytes": report.bytes(),
-            "damaged": report.damaged, "kept": kept_json(&report.kept),
+            "damaged": report.damaged, "kept": kept_json(&report.kept), "mounted": report.mounted,
         }));
     }
     if context.quiet() {
@@ -81,7 +82,7 @@ fn tell(context: &Context, report: &GcReport) -> Result<(), Failure> {
         let why = "this file system cannot punch holes";
         context.out().line(format!("{} stay in use: {why}", size(report.unpunched)))?;
     }
-    tell_kept(context, &report.kept)?;
+    tell_kept(context, &report.kept, &report.mounted)?;
     tell_damaged(context, &report.damaged)
 }
 
@@ -95,7 +96,10 @@ fn kept_json(kept: &[Kept]) -> Vec<Value> {
 }
 
 /// What stays although no image has it, why, and until when.
-fn tell_kept(context: &Context, kept: &[Kept]) -> Result<(), Failure> {
+fn tell_kept(context: &Context, kept: &[Kept], mounted: &[PathBuf]) -> Result<(), Failure> {
+    for name in mounted {
+        context.out().line(format!("kept until it is unmounted: {}", name.display()))?;
+    }
     for k in kept {
         let key = context.digits(k.key.strip_prefix("sha256:").unwrap_or(&k.key));
         context.out().line(format!(

@@ -64,6 +64,7 @@ fn refused(failure: Failure) -> Failure {
         (ErrorKind::InvalidInput, None) => {
             failure.hint("nothing was stored; get the input again, or correct what made it")
         }
+        (ErrorKind::Cancelled, None) => failure.hint("nothing was changed; run the command again when you like"),
         (_, Some(Advice::OtherName)) => failure.hint("--name NAME gives the image another name"),
         _ => failure,
     }
@@ -161,6 +162,8 @@ fn import_layer(
 enum Form {
     /// Files that an image is read from, if it is given in another way.
     Image,
+    /// An image layout in a directory.
+    Inner,
     /// Only the list that Docker wrote before 1.10.
     Old,
 }
@@ -176,13 +179,23 @@ fn as_archive(store: &Store, diff_id: &Digest) -> Result<Option<Form>, Failure> 
     if has("oci-layout")? || has("manifest.json")? && has_layers(&layer)? {
         return Ok(Some(Form::Image));
     }
-    Ok((has("repositories")? && has_layers(&layer)?).then_some(Form::Old))
+    if has("repositories")? && has_layers(&layer)? {
+        return Ok(Some(Form::Old));
+    }
+    let inner = |path: &[u8]| path.strip_suffix(b"/oci-layout").is_some_and(|dir| !dir.contains(&b'/'));
+    Ok(names(&layer)?.iter().any(|path| inner(path)).then_some(Form::Inner))
 }
 
 /// Whether there is a tar among the first entries, or a directory of blobs.
 fn has_layers(layer: &Layer<'_>) -> Result<bool, Failure> {
-    let names = layer.entries()?.take(4096).flatten().map(|entry| entry.entry.path);
-    Ok(names.into_iter().any(|name| name.ends_with(b".tar") || name.ends_with(b".tar.gz") || name == b"blobs"))
+    let is_layer =
+        |name: &[u8]| name.ends_with(b".tar") || name.ends_with(b".tar.gz") || name.starts_with(b"blobs/sha");
+    Ok(names(layer)?.iter().any(|name| is_layer(name)))
+}
+
+/// The first names of a layer: an archive has not many.
+fn names(layer: &Layer<'_>) -> Result<Vec<Vec<u8>>, Failure> {
+    Ok(layer.entries()?.take(4096).map(|entry| entry.map(|e| e.entry.path)).collect::<layerstore::Result<_>>()?)
 }
 
 fn note_of(form: Form, is_file: bool) -> &'static str {
@@ -193,6 +206,9 @@ fn note_of(form: Form, is_file: bool) -> &'static str {
         (Form::Image, true) => {
             "this layer looks like an image archive that is not complete, or whose list stands too far behind; \
              to import the image, unpack the archive and give the directory"
+        }
+        (Form::Inner, _) => {
+            "this layer looks like an archive of a directory that holds an image; to import the image, give the directory"
         }
         (Form::Old, _) => {
             "this layer looks like an image archive of Docker before 1.10, which is not read: it has 'repositories' and \

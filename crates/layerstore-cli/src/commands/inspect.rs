@@ -4,6 +4,7 @@ use super::layers::users;
 use crate::args::Inspect;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
+use crate::interrupt;
 use crate::names::{Named, escape, find};
 use crate::output::{Shown, Table, size};
 use layerstore::{EntryKind, Error, ImageInfo, LayerInfo, Store, Whiteout};
@@ -102,6 +103,7 @@ fn show_layer(context: &Context, store: &Store, info: &LayerInfo) -> Result<(), 
     let layer = store.layer(&info.diff_id)?;
     let (mut files, mut directories, mut links, mut whiteouts, mut others) = (0u64, 0u64, 0u64, 0u64, 0u64);
     for entry in layer.entries()? {
+        interrupt::check()?;
         let entry = entry?.entry;
         let count = match (&entry.kind, entry.whiteout()) {
             (_, Some(Whiteout::Remove(_) | Whiteout::Opaque)) => &mut whiteouts,

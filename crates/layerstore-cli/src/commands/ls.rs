@@ -3,6 +3,7 @@
 use crate::args::Ls;
 use crate::context::Context;
 use crate::errors::{Failure, Hint};
+use crate::interrupt;
 use crate::names::{Named, escape, find, normal};
 use crate::output::time;
 use base64::Engine;
@@ -27,9 +28,15 @@ pub(crate) fn run(context: &Context, args: &Ls) -> Result<(), Failure> {
         None => Ok(()),
     };
     match find(&store, &args.what)? {
-        Named::Image(image) => store.root(&image.layers)?.list().iter().try_for_each(|e| show(&e.entry))?,
+        Named::Image(image) => {
+            for entry in store.root_watched(&image.layers, &context.progress(None))?.list() {
+                interrupt::check()?;
+                show(&entry.entry)?;
+            }
+        }
         Named::Layer(info) => {
             for entry in store.layer(&info.diff_id)?.entries()? {
+                interrupt::check()?;
                 show(&entry?.entry)?;
             }
         }

@@ -39,7 +39,13 @@ pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
     match &args.command {
         SnapshotCommand::Prepare(make) => create(context, &snapshots, make, SnapshotKind::Active),
         SnapshotCommand::View(make) => create(context, &snapshots, make, SnapshotKind::View),
-        SnapshotCommand::Commit { name, key, epoch } => commit(context, &snapshots, name, key, *epoch),
+        SnapshotCommand::Commit { name, key, epoch, force } => {
+            let options = CommitOptions::default().epoch(*epoch).mounted(*force);
+            if !force {
+                refuse_mounted(context, &snapshots, key, "or commit it with --force")?;
+            }
+            commit(context, &snapshots, name, key, &options)
+        }
         SnapshotCommand::Rm { keys, force } => remove(context, &snapshots, keys, *force),
         SnapshotCommand::Ls { filters } => list(context, &snapshots, filters),
         SnapshotCommand::Mounts { key } => {
@@ -54,6 +60,7 @@ pub(crate) fn run(context: &Context, args: &Snapshot) -> Result<(), Failure> {
         }
         SnapshotCommand::Cleanup => {
             let removed = snapshots.cleanup()?;
+            context.tell_leftovers(snapshots.store());
             if context.json() {
                 return context.out().json(&json!({ "directories_removed": removed }));
             }
@@ -99,7 +106,7 @@ fn commit(
     snapshots: &Snapshotter,
     name: &str,
     key: &str,
-    epoch: Option<i64>,
+    options: &CommitOptions,
 ) -> Result<(), Failure> {
     let progress = context.progress(None);
     if name.is_empty() {
@@ -107,12 +114,8 @@ fn commit(
             Failure::new(ErrorKind::InvalidInput, "the name is empty").hint("give the committed snapshot a name")
         );
     }
-    if let Ok(Some(dirs)) = snapshots.mount_points(key) {
-        let e = Error::new(ErrorKind::Busy, "the snapshot is mounted").subject(format!("snapshot {key}"));
-        return Err(Failure::from(e.actual(places(&dirs))).hint(unmount_hint(context, &dirs, "")));
-    }
     let layer = snapshots
-        .commit(name, key, &CommitOptions::default().epoch(epoch), &progress)
+        .commit(name, key, options, &progress)
         .hint_on(ErrorKind::NotFound, LIST)
         .hint_on(ErrorKind::AlreadyExists, "choose another name, or remove that snapshot")
         .map_err(|e| match snapshots.stat(key) {
@@ -136,7 +139,8 @@ fn commit(
 fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String], force: bool) -> Result<(), Failure> {
     let removals = removals(snapshots, keys)?;
     if !force {
-        removals.iter().try_for_each(|key| refuse_mounted(context, snapshots, key))?;
+        let or = "or remove it with --force";
+        removals.iter().try_for_each(|key| refuse_mounted(context, snapshots, key, or))?;
     }
     for key in removals {
         snapshots.remove_with(&key, &RemoveOptions::default().mounted(true))?;
@@ -150,11 +154,15 @@ fn remove(context: &Context, snapshots: &Snapshotter, keys: &[String], force: bo
     Ok(())
 }
 
-/// What is written to the mount of a snapshot that was removed is lost.
-fn refuse_mounted(context: &Context, snapshots: &Snapshotter, key: &str) -> Result<(), Failure> {
-    let Some(dirs) = snapshots.mount_points(key)? else { return Ok(()) };
+/// What is written to a mount after its snapshot was committed or removed is lost.
+fn refuse_mounted(context: &Context, snapshots: &Snapshotter, key: &str, or: &str) -> Result<(), Failure> {
+    let dirs = match snapshots.mount_points(key) {
+        Ok(Some(dirs)) => dirs,
+        // Whatever is wrong with the key, or with the table, is told by what comes next.
+        Ok(None) | Err(_) => return Ok(()),
+    };
     let e = Error::new(ErrorKind::Busy, "the snapshot is mounted").subject(format!("snapshot {key}"));
-    Err(Failure::from(e.actual(places(&dirs))).hint(unmount_hint(context, &dirs, "or remove it with --force")))
+    Err(Failure::from(e.actual(places(&dirs))).hint(unmount_hint(context, &dirs, or)))
 }
 
 /// Where a snapshot is mounted, for an error.
@@ -175,7 +183,7 @@ pub(crate) fn unmount_hint(context: &Context, dirs: &[PathBuf], or: &str) -> Str
         }
         None => "a container or another namespace has it mounted: end that first".to_owned(),
     };
-    if or.is_empty() { first } else { format!("{first}, {or}") }
+    format!("{first}, {or}")
 }
 
 /// What these keys name, each once, children before parents.

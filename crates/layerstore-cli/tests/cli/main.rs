@@ -4,6 +4,7 @@ mod demo;
 mod errors;
 mod images;
 mod layers;
+mod limits;
 #[path = "../../../../tests/support/needs.rs"]
 mod needs;
 mod run;

@@ -202,3 +202,46 @@ fn what_an_image_says_is_escaped() {
         }
     }
 }
+
+/// Gives a tree to another user.
+fn give_away(path: &std::path::Path, id: u32) {
+    std::os::unix::fs::lchown(path, Some(id), Some(id)).expect("root");
+    if path.symlink_metadata().expect("there").is_dir() {
+        std::fs::read_dir(path).expect("there").flatten().for_each(|found| give_away(&found.path(), id));
+    }
+}
+
+/// Who may not mount learns it before the image is copied, and at each try.
+#[test]
+fn without_the_privilege_to_mount_nothing_is_prepared() {
+    let name = "without_the_privilege_to_mount_nothing_is_prepared";
+    let (place, id) = (Place::new(), 65_534);
+    let layer = place.import_layer(&crate::support::small());
+    crate::snapshots::with_config(&place, "app:1", &crate::support::small(), &layer, r#","config":{"Cmd":["x"]}"#);
+    std::fs::create_dir(place.path("m")).expect("made");
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        give_away(place.dir.path(), id);
+    }
+    let command = |args: &[&str]| {
+        let mut command = place.command(&[args, &["--json"]].concat());
+        if root {
+            command.uid(id).gid(id);
+        }
+        command.output()
+    };
+    for args in [&["mount", "app:1", "m"][..], &["mount", "app:1", "m", "--rw", "--driver", "copy"], &["run", "app:1"]]
+    {
+        let output = match command(args) {
+            Ok(output) => output,
+            Err(e) => return println!("skipped: {name}: others cannot run the binary: {e}"),
+        };
+        let text = String::from_utf8(output.stderr).expect("text");
+        let error: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        assert_eq!((output.status.code(), &error["kind"]), (Some(7), &"unsupported".into()), "{error}");
+        assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("layerstore extract")), "{error}");
+        assert_eq!(std::fs::read_dir(place.path("store/snapshots")).expect("there").count(), 0);
+    }
+    let output = command(&["snapshot", "ls"]).expect("runs");
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+}

@@ -206,8 +206,122 @@ fn holds(dir: &std::path::Path, name: &str) -> bool {
     })
 }
 
+#[test]
+fn a_store_is_unmounted_and_removed() {
+    let name = "a_store_is_unmounted_and_removed";
+    let place = with_image();
+    script(
+        &place,
+        name,
+        r#"
+        mkdir m n; $L mount app:1 m; $L mount app:1 n --rw; echo new > n/new
+        $L umount m
+        (cd n; exec sleep 60) & busy=$!
+        until test "$(readlink /proc/$busy/cwd)" = "$PWD/n"; do sleep 0.1; done
+        if $L umount --all 2> e; then exit 1; else test $? = 9; fi
+        grep -q "$PWD/n" e
+        kill $busy; wait $busy || true
+        $L umount --all > out; grep -q "unmounted $PWD/n" out
+        ! grep -q "$LAYERSTORE_STORE" /proc/self/mountinfo
+        # The changes are there still.
+        $L mount "$PWD/n" n; test "$(cat n/new)" = new
+        $L umount --all --json | grep -q '"in_use":\[\]'
+        test -z "$($L umount --all)"
+        rm -rf "$LAYERSTORE_STORE"
+        "#,
+    );
+    // Nothing is mounted below the store once the last view is gone.
+    let place = with_image();
+    script(&place, name, "mkdir m; $L mount app:1 m; $L umount m; rm -rf $LAYERSTORE_STORE");
+}
+
+#[test]
+fn a_read_only_mount_stands_beside_old_changes() {
+    let place = with_image();
+    script(
+        &place,
+        "a_read_only_mount_stands_beside_old_changes",
+        r#"
+        mkdir m; $L mount app:1 m --rw; echo new > m/new; $L umount m | grep -q 'changes are kept'
+        for driver in copy overlay erofs; do
+            $L mount app:1 m --driver $driver || continue
+            test ! -e m/new; test -n "$(find m -name one)"
+            $L umount m --driver $driver > out; test ! -s out
+            test -z "$($L snapshot ls --filter kind==view --json)"
+        done
+        # What outlived its mount is replaced.
+        $L mount app:1 m; umount m; $L mount app:1 m; $L umount m
+        test -z "$($L snapshot ls --filter kind==view --json)"
+        if $L mount app:1 m --rw; then exit 1; else test $? = 4; fi
+        $L mount "$PWD/m" m; test "$(cat m/new)" = new; $L umount m
+        $L snapshot rm "$PWD/m"
+        "#,
+    );
+}
+
+#[test]
+fn what_is_mounted_is_not_removed_unasked() {
+    let place = with_image();
+    for driver in ["erofs", "overlay", "copy"] {
+        script(
+            &place,
+            "what_is_mounted_is_not_removed_unasked",
+            &format!(
+                r#"
+            export LAYERSTORE_DRIVER={driver}; mkdir m-{driver}; cd m-{driver}; mkdir m v
+            $L mount app:1 m --rw; echo new > m/new
+            $L snapshot prepare other
+            for words in "rm other" "commit done"; do
+                if $L snapshot $words "$PWD/m" 2> e; then exit 1; else test $? = 9; fi
+                grep -q "layerstore umount $PWD/m" e
+            done
+            $L snapshot ls --json | grep -q '"other"'
+            $L mount app:1 v
+            if $L snapshot rm "$PWD/v"; then exit 1; else test $? = 9; fi
+            $L umount v
+            mkdir k; $L mount app:1 k --rw; echo new > k/new; $L snapshot commit --force done-{driver} "$PWD/k"
+            test "$(cat k/new)" = new; $L umount k
+            $L snapshot rm --force "$PWD/m" other; test "$(cat m/new)" = new
+            $L gc > out; grep -q 'kept until it is unmounted: snapshots/' out
+            $L umount m; $L snapshot cleanup; test -z "$(ls $LAYERSTORE_STORE/snapshots)"
+            "#
+            ),
+        );
+    }
+}
+
+#[test]
+fn gc_tells_what_waits_and_lets_it_go_when_told() {
+    let place = with_image();
+    let drive = ["snapshot", "--driver", "copy"];
+    place.ok(&[&drive[..], &["view", "look", "--image", "app:1"]].concat());
+    place.ok(&[&drive[..], &["rm", "look"]].concat());
+    place.ok(&["rm", "app:1"]);
+    let text = place.text(&["gc"]);
+    assert!(text.contains("kept until ") && text.contains("gc --now"), "{text}");
+    let kept = &place.json(&["gc", "--dry-run"])[0]["kept"];
+    assert!(kept[0]["layers"].as_u64().is_some_and(|n| n > 0) && kept[0]["until"].is_i64(), "{kept}");
+    assert!(!place.json(&["layers"]).is_empty());
+    let shown = place.json(&["gc", "--dry-run", "--now"]);
+    assert!(shown[0]["garbage"].as_array().is_some_and(|g| !g.is_empty()), "{shown:?}");
+    assert!(!place.json(&["layers"]).is_empty(), "a dry run removes nothing");
+    place.ok(&["gc", "--now"]);
+    assert!(place.json(&["layers"]).is_empty() && place.json(&["gc"])[0]["kept"] == serde_json::json!([]));
+}
+
+#[test]
+fn an_empty_directory_of_any_mode_becomes_a_store() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    fs::create_dir(place.path("store")).expect("made");
+    fs::set_permissions(place.path("store"), fs::Permissions::from_mode(0o755)).expect("set");
+    place.with_layer();
+    let mode = fs::metadata(place.path("store")).expect("a store").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o700);
+}
+
 /// An image of one layer, with more in its configuration.
-fn with_config(place: &Place, name: &str, layer: &[u8], diff_id: &str, more: &str) {
+pub(crate) fn with_config(place: &Place, name: &str, layer: &[u8], diff_id: &str, more: &str) {
     let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}"]}}{more}}}"#);
     let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["{name}"],"Layers":["layer.tar"]}}]"#);
     let mut tar = tar::Builder::new(Vec::new());

@@ -80,7 +80,7 @@ impl Content {
             let path = dir.join("blobs/sha256").join(digest.hex());
             match File::open(&path) {
                 Ok(file) => return Ok(Box::new(ReadOnce::new(file))),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "not in the content directory"),
+                Err(error) => tracing::warn!(?path, %error, "not in the content directory"),
             }
         }
         let read = ReadContentRequest { digest: digest.to_string(), offset: 0, size: 0 };

@@ -4,19 +4,19 @@ mod whole;
 
 use crate::args::Bench;
 use crate::context::Context;
-use crate::errors::Failure;
+use crate::errors::{Failure, Hint};
 use crate::names::{Named, find};
 use crate::output::{Table, size};
+use crate::workdir::WorkDir;
 use layerstore::{
-    Compression, Detected, Error, ExportOptions, ExportTarget, ImagePlan, ImageSource, ImportOptions, Limits, Observer,
-    Selector, Stage, StageTime, StageTimes, detect, time_stages,
+    Advice, Compression, Detected, Error, ExportOptions, ExportTarget, ImagePlan, ImageSource, ImportOptions, Limits,
+    Observer, Selector, Stage, StageTime, StageTimes, detect, time_stages,
 };
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tempfile::TempDir;
 use whole::Whole;
 
 /// CPUs to predict an import for, if there are fewer here.
@@ -24,14 +24,13 @@ const MORE_CPUS: [usize; 4] = [4, 8, 16, 32];
 
 /// What is measured with.
 enum Source {
-    Image { image: ImageSource, selector: Selector, plan: Box<ImagePlan> },
+    Image { image: Box<ImageSource>, selector: Selector, plan: Box<ImagePlan> },
     Layer(PathBuf),
 }
 
 pub(crate) fn run(context: &Context, args: &Bench) -> Result<(), Failure> {
     let base = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let work = TempDir::with_prefix_in("layerstore-bench-", &base)
-        .map_err(|e| Error::io("make a directory", e).subject(base.display()))?;
+    let work = WorkDir::new("layerstore-bench-", &base)?;
     let chunking = args.chunks.chunking()?;
     let mut options = ImportOptions::default().compress(args.compress);
     if let Some(threads) = args.threads {
@@ -59,8 +58,10 @@ fn source(context: &Context, args: &Bench, work: &Path, observer: &dyn Observer)
             if let Some(reference) = &args.reference {
                 selector = selector.reference(reference);
             }
-            let plan = Box::new(image.select(&selector)?);
-            Source::Image { image, selector, plan }
+            let choose = "--ref NAME or --ref DIGEST chooses one";
+            let plan = image.select(&selector).hint_for(Advice::ChooseByPlatform, choose);
+            let plan = Box::new(plan.hint_for(Advice::ChooseAnother, choose)?);
+            Source::Image { image: Box::new(image), selector, plan }
         }
         _ => Source::Layer(path),
     })

@@ -4,7 +4,7 @@ use super::Source;
 use crate::errors::Failure;
 use layerstore::{
     Chunking, Digest, DriverKind, Error, ExtractOptions, FsckOptions, GcOptions, ImportOptions, Labels, Observer,
-    OpenOptions, Snapshotter, SnapshotterOptions, Store,
+    OpenOptions, Snapshotter, SnapshotterOptions, Store, remove_tree,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs;
@@ -61,7 +61,7 @@ pub(super) fn measure(
     let (all, root) = (cpus(), work.join("store"));
     let some = std::iter::successors(Some(1), |n| Some(n * 2)).take_while(|&n| n < all.len());
     for n in some.chain([all.len()]) {
-        let _ = fs::remove_dir_all(&root);
+        remove_tree(&root)?;
         run_on(&all[..n])?;
         let threads = threads.or(NonZeroUsize::new(n)).unwrap_or(NonZeroUsize::MIN);
         let store = Store::open_with(&root, &OpenOptions::default().chunking(*chunking))?;

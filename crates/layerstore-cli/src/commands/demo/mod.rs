@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::errors::{Failure, Hint};
 use crate::names::escape;
 use crate::output::{Table, seconds, size};
+use crate::workdir::WorkDir;
 use image::{Hashed, NAMES, Versions, Written};
 use layerstore::{
     Detected, Digest, Error, ExportOptions, ExportTarget, ImageImport, ImportOptions, Limits, Selector, Store, detect,
@@ -26,9 +27,10 @@ const PREFIX: &str = "layerstore-demo-";
 
 pub(crate) fn run(context: &Context, args: &Demo) -> Result<(), Failure> {
     let parent = args.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let made = fs::create_dir_all(&parent).and_then(|()| tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent));
+    let made = fs::create_dir_all(&parent);
     let dir = made
         .map_err(|e| Error::io("cannot make a directory", e).subject(parent.display()))
+        .and_then(|()| WorkDir::new(PREFIX, &parent))
         .hint("choose a place to write to with --dir DIR")?;
     let told = tell(context, args, dir.path());
     let told = told.map_err(|e| if e.is_disk_full() { e.hint("choose a larger disk with --dir DIR") } else { e });

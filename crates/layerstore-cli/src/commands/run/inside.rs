@@ -42,6 +42,10 @@ const MASKED: [&str; 10] = [
 ];
 const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
+/// Of file systems whose files give nothing and run nothing.
+const INERT: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
 /// The exit codes of what fails are those of chroot(1).
 pub(super) fn become_command(plan: &Path) -> std::result::Result<ExitCode, (Failure, u8)> {
     let plan = prepare(plan).map_err(|e| (e.into(), NOT_RUN))?;
@@ -73,9 +77,12 @@ fn prepare(path: &Path) -> Result<Plan> {
     }
     close_fds::set_fds_cloexec(3, &[]);
     umask(Mode::WGRP | Mode::WOTH);
+    // In a user namespace the kernel wants to see another /proc while it makes one.
+    let proc = file_system("proc", &[], INERT)?;
     let root = change_root(&plan)?;
     let user = user::find(&root, &plan.user)?;
-    mount_proc(&root, plan.privileged)?;
+    mount_proc(&root, &proc, plan.privileged)?;
+    drop(proc);
     drop(root);
     if !plan.env.iter().any(|pair| pair.starts_with("HOME=")) {
         plan.env.push(format!("HOME={}", user.home));
@@ -157,8 +164,7 @@ fn keep_attributes(path: &Path) -> rustix::io::Result<()> {
 /// A small /dev. The devices are mounts of the host's: those that a command makes are not obeyed.
 fn mount_dev(root: &OwnedFd, devices: Vec<(&str, OwnedFd)>) -> Result<()> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let closed = quiet | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let dev = file_system("tmpfs", &[("mode", "0755"), ("size", "65536k")], closed)?;
+    let dev = file_system("tmpfs", &[("mode", "0755"), ("size", "65536k")], INERT)?;
     attach(&dev, directory(root, "dev")?).map_err(failed("cannot mount /dev"))?;
     let io = |e| Error::io("cannot make /dev", e);
     let dev = Path::new("/dev");
@@ -177,7 +183,7 @@ fn mount_dev(root: &OwnedFd, devices: Vec<(&str, OwnedFd)>) -> Result<()> {
     let terminals = [("mode", "0620"), ("ptmxmode", "0666"), ("gid", "5")];
     let terminals =
         file_system("devpts", &terminals, quiet).or_else(|_| file_system("devpts", &terminals[..2], quiet))?;
-    let shared = file_system("tmpfs", &[("mode", "1777"), ("size", "65536k")], closed)?;
+    let shared = file_system("tmpfs", &[("mode", "1777"), ("size", "65536k")], INERT)?;
     for (name, mount) in [("pts", terminals), ("shm", shared)] {
         let path = dev.join(name);
         DirBuilder::new().mode(0o755).create(&path).map_err(io)?;
@@ -187,17 +193,14 @@ fn mount_dev(root: &OwnedFd, devices: Vec<(&str, OwnedFd)>) -> Result<()> {
     Ok(())
 }
 
-fn mount_proc(root: &OwnedFd, privileged: bool) -> Result<()> {
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let proc = file_system("proc", &[], attributes)?;
-    attach(&proc, directory(root, "proc")?).map_err(failed("cannot mount /proc"))?;
+fn mount_proc(root: &OwnedFd, proc: &OwnedFd, privileged: bool) -> Result<()> {
+    attach(proc, directory(root, "proc")?).map_err(failed("cannot mount /proc"))?;
     if privileged {
         return Ok(());
     }
     for name in MASKED {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let place = match openat2(&proc, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        let place = match openat2(proc, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Ok(place) => place,
             Err(Errno::NOENT) => continue,
             Err(e) => return Err(Error::io(format!("cannot mask /proc/{name}"), e)),
@@ -205,7 +208,7 @@ fn mount_proc(root: &OwnedFd, privileged: bool) -> Result<()> {
         let stat = fstat(&place).map_err(failed("cannot mask a file of /proc"))?;
         let mask = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                file_system("tmpfs", &[("mode", "0555")], attributes | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+                file_system("tmpfs", &[("mode", "0555")], INERT | MountAttrFlags::MOUNT_ATTR_RDONLY)?
             }
             _ => {
                 let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
