@@ -46,6 +46,9 @@ const AT_LEISURE: usize = 6;
 /// Bytes of a pack that are brought to disk at a time.
 const SYNC: u64 = 64 << 20;
 
+/// A pack, and what of it was written since the last sync.
+type Written = (File, Range<u64>);
+
 struct Job {
     slot: Arc<Slot>,
     raw: Vec<u8>,
@@ -68,7 +71,7 @@ pub(crate) struct Ingest<'s> {
     crowded: bool,
     jobs: (Sender<Job>, Receiver<Job>),
     /// Packs whose written bytes may go to disk already.
-    to_sync: (Sender<(File, Range<u64>)>, Receiver<(File, Range<u64>)>),
+    to_sync: (Sender<Written>, Receiver<Written>),
     packs: Mutex<Packs>,
     /// Chunks this import has stored or is about to.
     claimed: Mutex<Claimed>,
