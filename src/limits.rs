@@ -17,6 +17,9 @@ pub struct Limits {
     pub(crate) zstd_window_log: u32,
 }
 
+/// The largest file in whole pages: an offset is at most 2^63 - 1 on Linux.
+const FILE_SIZE: u64 = (1 << 63) - 4096;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -28,7 +31,7 @@ impl Default for Limits {
             entries: 10_000_000,
             attributes: 64 << 20,
             layer_size: 1 << 40,
-            file_size: i64::MAX as u64,
+            file_size: FILE_SIZE,
             sparse_ranges: 65_536,
             zstd_window_log: 27,
         }
@@ -63,7 +66,8 @@ impl Limits {
         self
     }
 
-    /// Largest size of one file, its holes included. Default 2^63 - 1, the most that Linux has.
+    /// Largest size of one file, its holes included. Default 8 EiB less a page of
+    /// 4 KiB, the most whole pages that a file on Linux has.
     #[must_use]
     pub fn file_size(mut self, bytes: u64) -> Self {
         self.file_size = bytes.min(i64::MAX as u64);

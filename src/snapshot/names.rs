@@ -50,7 +50,8 @@ pub(super) fn check_labels(labels: &Labels) -> Result<()> {
 }
 
 fn start_of(name: &str) -> &str {
-    &name[..name.floor_char_boundary(SHOWN)]
+    let end = (0..=SHOWN.min(name.len())).rev().find(|&end| name.is_char_boundary(end));
+    &name[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]

@@ -32,10 +32,11 @@ const STATUS_MAX: usize = 4096;
 
 /// The beginning of a text, in at most `most` bytes and the dots that say so.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
-    match text.len() > most {
-        true => format!("{}...", &text[..text.floor_char_boundary(most)]),
-        false => text.to_owned(),
+    if text.len() <= most {
+        return text.to_owned();
     }
+    let end = (0..=most).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    format!("{}...", &text[..end])
 }
 
 /// An empty key, name or parent is none.

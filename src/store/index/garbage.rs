@@ -89,13 +89,13 @@ fn ascending(mut last: u64, numbers: impl Iterator<Item = u64>) -> Result<()> {
 
 impl Change<'_> {
     pub(crate) fn generation(&self) -> Result<u64> {
-        Ok(one(&self.tx, GENERATION, [], |r| r.get::<_, i64>(0))?.unwrap_or_default() as u64)
+        Ok(one(self.tx, GENERATION, [], |r| r.get::<_, i64>(0))?.unwrap_or_default() as u64)
     }
 
     /// The highest number a chunk has, dead or alive: no two may share one.
     pub(super) fn last_chunk(&self) -> Result<i64> {
         let sql = "SELECT max(coalesce((SELECT max(n) FROM chunks), 0), coalesce((SELECT max(n) FROM dead_chunks), 0))";
-        Ok(one(&self.tx, sql, [], |r| r.get(0))?.unwrap_or_default())
+        Ok(one(self.tx, sql, [], |r| r.get(0))?.unwrap_or_default())
     }
 
     /// Begins a new generation.
@@ -115,11 +115,11 @@ impl Change<'_> {
 
     /// Brings a dead chunk back, if there is no living one of the same content; false if there is neither.
     pub(crate) fn revive_chunk(&self, id: &ContentId) -> Result<bool> {
-        if one(&self.tx, "SELECT 1 FROM chunks WHERE id = ?1", [id.as_bytes()], |_| Ok(()))?.is_some() {
+        if one(self.tx, "SELECT 1 FROM chunks WHERE id = ?1", [id.as_bytes()], |_| Ok(()))?.is_some() {
             return Ok(true);
         }
         let sql = "SELECT n FROM dead_chunks WHERE id = ?1 ORDER BY generation DESC LIMIT 1";
-        let Some(n) = one(&self.tx, sql, [id.as_bytes()], |r| r.get::<_, i64>(0))? else { return Ok(false) };
+        let Some(n) = one(self.tx, sql, [id.as_bytes()], |r| r.get::<_, i64>(0))? else { return Ok(false) };
         let sql = format!("INSERT INTO chunks ({COLUMNS}) SELECT {COLUMNS} FROM dead_chunks WHERE n = ?1");
         self.run(&sql, [n])?;
         self.run("DELETE FROM dead_chunks WHERE n = ?1", [n])?;
@@ -150,7 +150,7 @@ impl Change<'_> {
 
     /// Whether addresses from `base` on belong to a pack, finished or not.
     pub(crate) fn has_pack(&self, base: u64) -> Result<bool> {
-        Ok(one(&self.tx, "SELECT 1 FROM packs WHERE base = ?1", [base as i64], |_| Ok(()))?.is_some())
+        Ok(one(self.tx, "SELECT 1 FROM packs WHERE base = ?1", [base as i64], |_| Ok(()))?.is_some())
     }
 
     /// Forgets the layers of configurations that no image has.
@@ -172,7 +172,7 @@ impl Change<'_> {
 
     /// The layers there are.
     pub(crate) fn layer_ids(&self) -> Result<Vec<crate::Digest>> {
-        all(&self.tx, "SELECT diff_id FROM layers", [], |r| super::digest(r, 0))
+        all(self.tx, "SELECT diff_id FROM layers", [], |r| super::digest(r, 0))
     }
 
     /// Whether a blob's bytes are kept.

@@ -82,7 +82,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Outcome {
     fn tell(&self, result: &Result<()>) {
         let failure = |e: &Error| Failure(e.kind(), e.to_string(), e.io_error().and_then(std::io::Error::raw_os_error));
-        *lock(&self.known) = Some(result.as_ref().map(|()| ()).map_err(failure));
+        *lock(&self.known) = Some(result.as_ref().copied().map_err(failure));
         self.changed.notify_all();
     }
 

@@ -93,7 +93,7 @@ impl Change<'_> {
     /// Ends a lease if its end is still the one that was seen, and nobody has renewed it since.
     pub(crate) fn drop_lease_as_seen(&self, lease: u64, expires: Option<i64>) -> Result<()> {
         let sql = "SELECT 1 FROM leases WHERE n = ?1 AND expires IS ?2";
-        match one(&self.tx, sql, params![lease as i64, expires], |_| Ok(()))? {
+        match one(self.tx, sql, params![lease as i64, expires], |_| Ok(()))? {
             Some(()) => self.drop_lease(lease),
             None => Ok(()),
         }

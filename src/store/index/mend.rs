@@ -66,7 +66,7 @@ impl Change<'_> {
             let stored = c.location.stored_len | u32::from(c.location.codec.to_u8()) << 24;
             let values = params![c.id.as_bytes(), c.location.block, stored, c.location.raw_len];
             let sql = "UPDATE chunks SET block = ?2, stored = ?3, raw = ?4 WHERE id = ?1 RETURNING n";
-            let Some(n) = one(&self.tx, sql, values, |r| r.get::<_, i64>(0))? else { continue };
+            let Some(n) = one(self.tx, sql, values, |r| r.get::<_, i64>(0))? else { continue };
             moved.push(n);
             let mut start = 0;
             for member in &c.members {
@@ -102,7 +102,7 @@ impl Change<'_> {
     pub(crate) fn is_used(&self, blocks: &Range<u64>) -> Result<bool> {
         let range = [blocks.start as i64, blocks.end as i64];
         let sql = format!("SELECT 1 FROM chunks WHERE {BETWEEN} LIMIT 1");
-        if !all(&self.tx, &sql, range, |_| Ok(()))?.is_empty() {
+        if !all(self.tx, &sql, range, |_| Ok(()))?.is_empty() {
             return Ok(true);
         }
         let sql = format!("DELETE FROM members WHERE chunk IN (SELECT n FROM dead_chunks WHERE {BETWEEN})");

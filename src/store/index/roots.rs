@@ -60,6 +60,6 @@ impl Index {
 impl Change<'_> {
     /// All roots as they are in this transaction.
     pub(crate) fn roots(&self) -> Result<Roots> {
-        roots(&self.tx)
+        roots(self.tx)
     }
 }

@@ -106,18 +106,18 @@ fn one_snapshot(db: &Connection, condition: &str, of: impl Params) -> Result<Opt
 impl Change<'_> {
     /// Directories below the store that mounts of snapshots stack.
     pub(crate) fn snapshot_lowers(&self) -> Result<HashSet<String>> {
-        let rows = all(&self.tx, "SELECT lowers FROM snapshots", [], |r| r.get::<_, String>(0))?;
+        let rows = all(self.tx, "SELECT lowers FROM snapshots", [], |r| r.get::<_, String>(0))?;
         Ok(rows.iter().flat_map(|lowers| lowers.lines()).map(str::to_owned).collect())
     }
 
     /// As [`Index::snapshot`], within this transaction.
     pub(crate) fn snapshot(&self, (namespace, key): SnapshotKey<'_>) -> Result<Option<SnapshotRow>> {
-        one_snapshot(&self.tx, "namespace = ?1 AND key = ?2", [namespace, key])
+        one_snapshot(self.tx, "namespace = ?1 AND key = ?2", [namespace, key])
     }
 
     /// As [`Index::snapshot_numbered`], within this transaction.
     pub(crate) fn snapshot_numbered(&self, n: u64) -> Result<Option<SnapshotRow>> {
-        one_snapshot(&self.tx, "n = ?1", [n as i64])
+        one_snapshot(self.tx, "n = ?1", [n as i64])
     }
 
     /// Whether any snapshot has this one as its parent.
@@ -129,7 +129,7 @@ impl Change<'_> {
 
     /// All snapshots of all namespaces, labels left out.
     pub(crate) fn snapshots(&self) -> Result<Vec<SnapshotRow>> {
-        snapshots(&self.tx)
+        snapshots(self.tx)
     }
 
     /// Adds a snapshot, or writes one that has a number anew. Returns its number.

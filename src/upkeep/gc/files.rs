@@ -77,9 +77,8 @@ impl<'s, 'p> Removal<'s, 'p> {
             failed = failed.or(first);
         }
         // An image whose name came back after a power cut would show places that were given back.
-        match report.removed.iter().any(|garbage| garbage.kind == GarbageKind::Image) {
-            true => sync_dir(&self.store.path().join("images"))?,
-            false => {}
+        if report.removed.iter().any(|garbage| garbage.kind == GarbageKind::Image) {
+            sync_dir(&self.store.path().join("images"))?;
         }
         Ok(failed)
     }
