@@ -89,8 +89,10 @@ impl Dir {
     /// Takes from a directory what it inherited, and what it would pass on.
     pub(crate) fn disinherit(&self) -> Result<()> {
         self.remove_acls()?;
-        fs::fchmod(&self.0, PRIVATE)?;
         let (own, stat) = (rustix::process::getegid(), fs::fstat(&self.0)?);
+        if stat.st_mode & 0o7777 != PRIVATE.as_raw_mode() {
+            fs::fchmod(&self.0, PRIVATE)?;
+        }
         if stat.st_gid != own.as_raw() {
             match fs::fchown(&self.0, None, Some(own)) {
                 // Of a file system that gives everything to somebody else, it is as good as its own.
@@ -101,9 +103,11 @@ impl Dir {
         Ok(())
     }
 
+    /// Looks first: removing what is not there waits for the file system's journal all the same.
     fn remove_acls(&self) -> Result<()> {
         for acl in ACLS {
-            match fs::fremovexattr(&self.0, acl) {
+            let there = fs::fgetxattr(&self.0, acl, &mut [0_u8; 0][..]);
+            match there.and_then(|_| fs::fremovexattr(&self.0, acl)) {
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
                 Err(e) => return Err(e),
             }

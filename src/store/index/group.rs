@@ -1,9 +1,12 @@
 //! Writes of one process, in turn, and as many as wait in one transaction (`docs/ORDERING.md`, "Writes that wait").
 //!
-//! A transaction costs one sync of the log, which takes longer than most writes. So all writes of a process go through
-//! one connection, first come, first served. Who has it begins a transaction, does its work in a savepoint, and hands the
-//! connection on with the transaction open if another waits that may join it; the last commits for all. Each returns
-//! when that is on disk, and not before. Work that fails takes back its own savepoint only.
+//! A transaction costs one sync of the log, which takes longer than most writes. So the writes of a process go one by
+//! one, first come, first served. The first begins a transaction on its own connection, does its work in a savepoint, and
+//! hands the connection on with the transaction open if another waits that may join it; the last commits for all. Each
+//! returns when that is on disk, and not before. Work that fails takes back its own savepoint only.
+//!
+//! A write that finds nobody before it and nobody after it wakes no thread, and reads again nothing that its connection
+//! has in memory.
 //!
 //! Work that removes or replaces files by what the rows say must not see rows that may still be taken back. It runs in a
 //! transaction of its own ([`super::Index::write`]); rows alone, and new files under new names, may share one
@@ -34,10 +37,10 @@ pub(crate) struct Group {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Arc<Place>>,
-    /// Who has the connection.
+    /// Whose turn it is.
     owner: Option<ThreadId>,
-    /// The connection, while nobody has it. Opened when it is needed.
-    idle: Option<Index>,
+    /// What a writer keeps while its own connection is in the hands of others. Opened when it is needed.
+    spare: Option<Index>,
 }
 
 /// A place in the queue.
@@ -68,8 +71,15 @@ struct Open {
 /// What becomes of a transaction, for all who took part.
 #[derive(Default)]
 struct Outcome {
-    known: Mutex<Option<Result<(), Failure>>>,
+    known: Mutex<Known>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Known {
+    result: Option<Result<(), Failure>>,
+    /// A thread waits for it.
+    awaited: bool,
 }
 
 #[derive(Clone)]
@@ -82,14 +92,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Outcome {
     fn tell(&self, result: &Result<()>) {
         let failure = |e: &Error| Failure(e.kind(), e.to_string(), e.io_error().and_then(std::io::Error::raw_os_error));
-        *lock(&self.known) = Some(result.as_ref().copied().map_err(failure));
-        self.changed.notify_all();
+        let mut known = lock(&self.known);
+        known.result = Some(result.as_ref().copied().map_err(failure));
+        if known.awaited {
+            self.changed.notify_all();
+        }
     }
 
     fn wait(&self) -> Result<()> {
         let mut known = lock(&self.known);
         loop {
-            match &*known {
+            match &known.result {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(Failure(kind, text, errno))) => {
                     let error = Error::new(*kind, text.clone());
@@ -98,7 +111,10 @@ impl Outcome {
                         None => error,
                     });
                 }
-                None => known = self.changed.wait(known).unwrap_or_else(|e| e.into_inner()),
+                None => {
+                    known.awaited = true;
+                    known = self.changed.wait(known).unwrap_or_else(|e| e.into_inner());
+                }
             }
         }
     }
@@ -110,8 +126,14 @@ impl Group {
     }
 
     /// Runs `work` in a transaction, with others that wait if `together`; it is on disk when this returns `Ok`.
-    pub(super) fn write<T>(&self, together: bool, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
-        let mut turn = self.take(together)?;
+    /// `own` is the caller's connection.
+    pub(super) fn write<T>(
+        &self,
+        together: bool,
+        own: &mut Index,
+        work: impl FnOnce(&Change<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut turn = self.take(together, own)?;
         let outcome = turn.begin()?;
         let done = turn.run(work);
         drop(turn);
@@ -119,14 +141,18 @@ impl Group {
         outcome.wait().map(|()| done)
     }
 
-    /// Waits for the connection.
-    fn take(&self, together: bool) -> Result<Turn<'_>> {
+    /// Waits for the turn.
+    fn take<'g>(&'g self, together: bool, own: &'g mut Index) -> Result<Turn<'g>> {
         let me = thread::current().id();
         let mut state = lock(&self.state);
         let handed = match state.owner {
             None => {
                 state.owner = Some(me);
-                Handed { index: state.idle.take(), open: None }
+                let mut spare = state.spare.take();
+                if let Some(spare) = &mut spare {
+                    spare.swap_connection(own);
+                }
+                Handed { index: spare, open: None }
             }
             // It would wait for itself.
             Some(owner) if owner == me => {
@@ -142,7 +168,7 @@ impl Group {
                 wait.unwrap_or_else(|e| e.into_inner()).take().unwrap_or_default()
             }
         };
-        Ok(Turn { group: self, handed, together, working: false })
+        Ok(Turn { group: self, own, handed, together, working: false })
     }
 
     /// Whether the next in the queue may do its work in the transaction that is open.
@@ -152,11 +178,17 @@ impl Group {
         fits && lock(&self.state).queue.front().is_some_and(|next| next.together)
     }
 
-    /// Hands everything to the next in the queue.
-    fn pass(&self, handed: Handed) {
+    /// Hands everything to the next in the queue. If there is none, the caller keeps the connection that wrote last: what
+    /// it has in memory is what is in the database.
+    fn pass(&self, mut handed: Handed, own: &mut Index) {
         let mut state = lock(&self.state);
         match state.queue.pop_front() {
-            None => (state.owner, state.idle) = (None, handed.index),
+            None => {
+                if let Some(index) = &mut handed.index {
+                    index.swap_connection(own);
+                }
+                (state.owner, state.spare) = (None, handed.index);
+            }
             Some(next) => {
                 state.owner = Some(next.owner);
                 *lock(&next.handed) = Some(handed);
@@ -166,9 +198,10 @@ impl Group {
     }
 }
 
-/// The connection, in the hands of one thread. Dropped, it goes to the next; also when the work panics.
+/// The turn of one thread. Dropped, it goes to the next; also when the work panics.
 struct Turn<'g> {
     group: &'g Group,
+    own: &'g mut Index,
     handed: Handed,
     together: bool,
     working: bool,
@@ -269,229 +302,10 @@ impl Drop for Turn<'_> {
         } else if !self.group.goes_on(self) {
             self.end();
         }
-        self.group.pass(std::mem::take(&mut self.handed));
+        self.group.pass(std::mem::take(&mut self.handed), self.own);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::index::LayerInfo;
-    use crate::{Digest, Store};
-    use std::sync::mpsc;
-    use std::thread::{Scope, ScopedJoinHandle};
-
-    struct Place {
-        dir: tempfile::TempDir,
-        group: Arc<Group>,
-    }
-
-    impl Place {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            for name in ["locks", "tmp"] {
-                std::fs::create_dir(dir.path().join(name)).unwrap();
-            }
-            let database = dir.path().join("db");
-            drop(Index::open(&database, true).unwrap());
-            Self { group: Arc::new(Group::new(dir.path(), &database)), dir }
-        }
-
-        fn index(&self) -> Index {
-            Index::open(&self.dir.path().join("db"), false).unwrap().in_group(Some(self.group.clone()))
-        }
-
-        fn layers(&self) -> usize {
-            self.index().layers().unwrap().len()
-        }
-
-        /// Transactions in the log: each ends with a frame that says how large the database is.
-        fn commits(&self) -> usize {
-            let log = std::fs::read(self.dir.path().join("db-wal")).unwrap();
-            let frames = log[32..].chunks_exact(24 + 4096);
-            frames.filter(|frame| frame[4..8] != [0; 4]).count()
-        }
-
-        /// Waits until so many wait for the connection.
-        fn wait_for_queue(&self, len: usize) {
-            while lock(&self.group.state).queue.len() < len {
-                thread::yield_now();
-            }
-        }
-    }
-
-    fn layer(name: &str) -> LayerInfo {
-        LayerInfo { diff_id: Digest::of(name.as_bytes()), tar_size: 1, entries: 1, held: true }
-    }
-
-    /// Work that begins and does not end before it is told to.
-    fn held<'s>(scope: &'s Scope<'s, '_>, place: &'s Place) -> (mpsc::Sender<()>, ScopedJoinHandle<'s, Result<()>>) {
-        let (begun, begins) = mpsc::channel();
-        let (end, ends) = mpsc::channel::<()>();
-        let work = move || {
-            place.index().write_together(|change| {
-                begun.send(()).unwrap();
-                ends.recv().unwrap();
-                change.add_layer(&layer("held"))
-            })
-        };
-        let thread = scope.spawn(work);
-        begins.recv().unwrap();
-        (end, thread)
-    }
-
-    #[test]
-    fn what_waits_is_committed_once_and_acknowledged_after_it() {
-        let place = Place::new();
-        let keeps_log = place.index();
-        thread::scope(|scope| {
-            let (end, first) = held(scope, &place);
-            let rest: Vec<_> = (0..20)
-                .map(|n| {
-                    let place = &place;
-                    scope.spawn(move || {
-                        place.index().write_together(|change| change.add_layer(&layer(&n.to_string())))?;
-                        // Whoever looks sees it at once.
-                        assert!(place.layers() > n.min(1));
-                        Ok::<_, Error>(())
-                    })
-                })
-                .collect();
-            place.wait_for_queue(20);
-            assert_eq!(place.layers(), 0);
-            assert!(!first.is_finished());
-            end.send(()).unwrap();
-            first.join().unwrap().unwrap();
-            rest.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
-        });
-        assert_eq!((place.layers(), place.commits()), (21, 1));
-        drop(keeps_log);
-    }
-
-    #[test]
-    fn what_fails_or_panics_takes_back_its_own_only() {
-        let place = Place::new();
-        thread::scope(|scope| {
-            let place = &place;
-            let (end, first) = held(scope, place);
-            let fails = scope.spawn(|| {
-                let work = |c: &Change<'_>| c.add_layer(&layer("fails")).and(Err::<(), _>(Error::invalid("stop")));
-                place.index().write_together(work)
-            });
-            place.wait_for_queue(1);
-            let panics = scope.spawn(|| {
-                let work = |c: &Change<'_>| {
-                    c.add_layer(&layer("panics")).unwrap();
-                    panic!("on purpose")
-                };
-                place.index().write_together::<()>(work)
-            });
-            place.wait_for_queue(2);
-            let last = scope.spawn(|| place.index().write_together(|c| c.add_layer(&layer("last"))));
-            place.wait_for_queue(3);
-            end.send(()).unwrap();
-            first.join().unwrap().unwrap();
-            assert_eq!(fails.join().unwrap().unwrap_err().kind(), ErrorKind::InvalidInput);
-            assert!(panics.join().is_err());
-            last.join().unwrap().unwrap();
-        });
-        let mut there: Vec<_> = place.index().layers().unwrap().into_iter().map(|l| l.diff_id).collect();
-        let mut expected = ["held", "last"].map(|name| Digest::of(name.as_bytes()));
-        there.sort();
-        expected.sort();
-        assert_eq!(there, expected);
-    }
-
-    /// Work on files sees nothing that may still be taken back, and nobody joins its transaction.
-    #[test]
-    fn work_alone_sees_what_is_on_disk() {
-        let place = Place::new();
-        let keeps_log = place.index();
-        thread::scope(|scope| {
-            let place = &place;
-            let (end, first) = held(scope, place);
-            let alone = scope.spawn(|| {
-                place.index().write(|change| {
-                    let held = change.has_layer(&layer("held").diff_id)?;
-                    assert!(held && place.layers() == 1, "another connection sees it, too");
-                    change.add_layer(&layer("alone"))
-                })
-            });
-            place.wait_for_queue(1);
-            let last = scope.spawn(|| place.index().write_together(|c| c.add_layer(&layer("last"))));
-            place.wait_for_queue(2);
-            end.send(()).unwrap();
-            first.join().unwrap().unwrap();
-            alone.join().unwrap().unwrap();
-            last.join().unwrap().unwrap();
-        });
-        assert_eq!((place.layers(), place.commits()), (3, 3));
-        drop(keeps_log);
-    }
-
-    #[test]
-    fn a_transaction_within_a_transaction_is_refused() {
-        let place = Place::new();
-        let mut inner = place.index();
-        let nested = place.index().write_together(|_| inner.write(|_| Ok(())));
-        assert_eq!(nested.unwrap_err().kind(), ErrorKind::FailedPrecondition);
-        place.index().write_together(|c| c.add_layer(&layer("after"))).unwrap();
-        assert_eq!(place.layers(), 1);
-    }
-
-    /// A transaction that cannot be committed fails for all who took part, and what comes after it succeeds.
-    #[test]
-    fn a_failed_commit_fails_for_all() {
-        let place = Place::new();
-        thread::scope(|scope| {
-            let place = &place;
-            let (end, first) = held(scope, place);
-            let missing = place.dir.path().join("missing");
-            let second = scope.spawn(move || {
-                place.index().write_together(|change| {
-                    change.sync_at_end(None, &missing);
-                    change.add_layer(&layer("second"))
-                })
-            });
-            place.wait_for_queue(1);
-            end.send(()).unwrap();
-            for thread in [first, second] {
-                let error = thread.join().unwrap().unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::NotFound);
-                assert!(error.to_string().contains("missing"), "{error}");
-            }
-        });
-        assert_eq!(place.layers(), 0);
-        place.index().write_together(|c| c.add_layer(&layer("after"))).unwrap();
-        assert_eq!(place.layers(), 1);
-    }
-
-    /// Two processes (two open stores are as two): one that writes all the time lets the other in after each transaction.
-    #[test]
-    fn processes_take_turns() {
-        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-        let dir = tempfile::tempdir().unwrap();
-        let stores = [(); 2].map(|()| Store::open(dir.path().join("s")).unwrap());
-        let (stop, count) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let write = |store: &Store| store.with_index(|index| index.write(|change| change.next_generation())).unwrap();
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    while !stop.load(Relaxed) {
-                        write(&stores[0]);
-                        count.fetch_add(1, Relaxed);
-                    }
-                });
-            }
-            while count.load(Relaxed) < 10 {
-                thread::yield_now();
-            }
-            let before = count.load(Relaxed);
-            (0..20).for_each(|_| assert!(write(&stores[1]) > 0));
-            let between = count.load(Relaxed) - before;
-            stop.store(true, Relaxed);
-            // Between two of its own, this thread may be put off by the scheduler.
-            assert!(between < 20 * 10, "{between} transactions went before 20 of the other's");
-        });
-    }
-}
+#[path = "group_tests.rs"]
+mod tests;

@@ -45,6 +45,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 /// `application_id` of the database: "LSdb".
@@ -57,6 +58,9 @@ const WAL_LIMIT: i64 = 1 << 20;
 /// Pages in the WAL (of 4 KiB) from which on a commit carries them over into the database, whoever waits for it. An
 /// image's import into a large store changes some thousand.
 const CHECKPOINT: i64 = 8192;
+
+/// Directories that are synced at once, at most.
+const SYNCS: usize = 16;
 
 /// What each version added to the one before.
 const SCHEMA: [&str; 4] = [
@@ -216,7 +220,7 @@ impl Index {
     /// is on disk when it begins.
     pub(crate) fn write<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
         match self.group.clone() {
-            Some(group) => group.write(false, work),
+            Some(group) => group.write(false, self, work),
             None => self.write_alone(work),
         }
     }
@@ -226,7 +230,7 @@ impl Index {
     /// removes and replaces none.
     pub(crate) fn write_together<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
         match self.group.clone() {
-            Some(group) => group.write(true, work),
+            Some(group) => group.write(true, self, work),
             None => self.write_alone(work),
         }
     }
@@ -239,6 +243,14 @@ impl Index {
         change.late.into_inner().sync()?;
         tx.commit().map_err(db_error("commit"))?;
         Ok(out)
+    }
+
+    /// Gives `other` this one's connection and takes its, unless either is in use.
+    fn swap_connection(&mut self, other: &mut Self) {
+        if self.db.is_autocommit() && other.db.is_autocommit() {
+            std::mem::swap(&mut self.db, &mut other.db);
+            std::mem::swap(&mut self.unsynced, &mut other.unsynced);
+        }
     }
 
     fn sync_names(&mut self) -> Result<()> {
@@ -311,8 +323,30 @@ impl Late {
 
     /// What is in new directories comes before their names.
     fn sync(&self) -> Result<()> {
-        self.contents.iter().chain(&self.names).try_for_each(|dir| sync_dir(dir))
+        sync_at_once(&self.contents)?;
+        self.names.iter().try_for_each(|dir| sync_dir(dir))
     }
+}
+
+/// Syncs directories, several at once if there are many: a journal brings those to disk together.
+fn sync_at_once(dirs: &[PathBuf]) -> Result<()> {
+    let sync = |dirs: &[PathBuf]| dirs.iter().try_for_each(|dir| sync_dir(dir));
+    if dirs.len() < 2 {
+        return sync(dirs);
+    }
+    thread::scope(|scope| {
+        let begin = |part| match thread::Builder::new().spawn_scoped(scope, move || sync(part)) {
+            Ok(thread) => Ok(thread),
+            // Threads are limited, too.
+            Err(_) => Err(sync(part)),
+        };
+        let begun: Vec<_> = dirs.chunks(dirs.len().div_ceil(SYNCS)).map(begin).collect();
+        let panicked = |_| Err(Error::new(ErrorKind::Io, "fsync of directories: a thread panicked"));
+        begun.into_iter().try_for_each(|part| match part {
+            Ok(thread) => thread.join().unwrap_or_else(panicked),
+            Err(done) => done,
+        })
+    })
 }
 
 impl Change<'_> {
@@ -372,6 +406,20 @@ mod tests {
         index.write(|c| c.drop_reservations("t")).unwrap();
         assert!(index.reservations("t").unwrap().is_empty());
         assert_eq!(index.packs().unwrap(), [(a, 2 * BLOCK)]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_told_of_whichever_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs: Vec<_> = (0..50).map(|n| dir.path().join(n.to_string())).collect();
+        dirs.iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        sync_at_once(&dirs).unwrap();
+        for missing in [0, 1, 30, 49] {
+            std::fs::remove_dir(&dirs[missing]).unwrap();
+            assert_eq!(sync_at_once(&dirs).unwrap_err().kind(), ErrorKind::NotFound, "{missing}");
+            std::fs::create_dir(&dirs[missing]).unwrap();
+        }
+        sync_at_once(&dirs[..1]).and_then(|()| sync_at_once(&[])).unwrap();
     }
 
     #[test]

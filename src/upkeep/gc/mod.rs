@@ -116,9 +116,8 @@ impl Store {
         removal.stale(report)?;
         let failed = removal.files(observer, report)?;
         drop(removal);
-        if plan.chunks > 0 {
-            report.chunks += chunks::kill(self, most, observer)?;
-        }
+        // Records are read whatever goes: one that is damaged stops gc here, before anything is forgotten or punched.
+        report.chunks += chunks::kill(self, if plan.chunks > 0 { most } else { 0 }, observer)?;
         report.waiting = chunks::bury(self, observer)?;
         self.give_space_back(&plan.packs, observer, report)?;
         failed.map_or(swept, Err)
