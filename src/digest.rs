@@ -6,6 +6,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use sha2::Digest as _;
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 /// The SHA-256 of some bytes: of a blob, of an uncompressed layer tar (diff_id) or of a chain of those (chain_id).
@@ -191,6 +192,11 @@ impl OciDigest {
         hasher.finish()
     }
 
+    /// Whether these bytes may be the ones that `digest` is of. Of a SHA-512 only the bytes themselves tell.
+    pub(crate) fn may_be(&self, digest: &Digest) -> bool {
+        self.sha256().is_none_or(|own| own == *digest)
+    }
+
     /// A hasher of the algorithm of this digest.
     pub(crate) fn hasher(&self) -> OciHasher {
         match self {
@@ -304,6 +310,21 @@ impl OciHasher {
             Self::Sha256(hasher) => hasher.finish().into(),
             Self::Sha512 { sha, .. } => OciDigest::Sha512(sha.finalize().into()),
         }
+    }
+}
+
+/// Passes bytes on and hashes those that were taken.
+pub(crate) struct Hashed<W>(pub(crate) W, pub(crate) OciHasher);
+
+impl<W: io::Write> io::Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.0.write(bytes)?;
+        self.1.update(&bytes[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -7,6 +7,7 @@
 mod build;
 mod support;
 
+use build::tar;
 use layerstore::{
     CommitOptions, Detected, Digest, DriverKind, ErrorKind, GarbageKind, GcOptions, GcReport, ImportOptions, Labels,
     Limits, Mount, RemoveOptions, Selector, Snapshotter, Store, detect,
@@ -19,10 +20,6 @@ use std::process::{Child, Command, Stdio};
 
 use support::layers::snapshotter;
 use support::{assert_empty, names, namespaced, noise, words, write_image};
-
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
 
 fn files(seed: u64) -> Vec<(String, Vec<u8>)> {
     let small = (0..40).map(|n| (format!("{seed}-{n}"), words(seed * 1000 + n, 3000)));

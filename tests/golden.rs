@@ -8,7 +8,7 @@
 mod build;
 mod support;
 
-use build::{Head, head, padded, pax};
+use build::{Head, head, padded, pax, tar};
 use layerstore::{
     Chunking, Compress, Detected, Digest, DriverKind, ErrorKind, ExportOptions, ExportTarget, ImportOptions, Labels,
     Limits, OpenOptions, Selector, Snapshotter, SnapshotterOptions, Store, detect,
@@ -32,10 +32,6 @@ fn golden(version: u32) -> PathBuf {
 /// The smallest chunks there can be, to show all forms in few bytes.
 fn chunking() -> Chunking {
     Chunking { small_file: 4096, bundle: 8192, min: 4096, avg: 8192, max: 16384 }
-}
-
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
 }
 
 /// Small files that make two bundles, some of them alike, and one entry of every type.

@@ -128,8 +128,8 @@ fn attributes_are_limited_by_layer() {
     let records: Vec<_> = (0..15).map(|n| (format!("SCHILY.xattr.user.a{n}"), &value[..])).collect();
     let one = build::pax(&records);
     let layer = |files: u32| {
-        let files = (0..files).map(|n| [&one[..], &build::file(format!("f{n}"), b"")].concat());
-        compress(&[files.collect::<Vec<_>>().concat(), vec![0; 1024]].concat(), layerstore::Compression::Zstd)
+        let files: Vec<_> = (0..files).map(|n| [&one[..], &build::file(format!("f{n}"), b"")].concat()).collect();
+        compress(&build::tar(&files), layerstore::Compression::Zstd)
     };
     let taken = import(&store, &layer(60));
     assert_eq!(store.root(&[taken.diff_id]).expect("composes").list().count(), 60);

@@ -5,6 +5,7 @@
 mod build;
 mod support;
 
+use build::tar;
 use layerstore::{
     Chunking, Detected, Digest, DriverKind, ErrorKind, FsckOptions, FsckReport, GcOptions, ImportOptions, Labels,
     Limits, OpenOptions, RebuildOptions, RepairOptions, RepairReport, RepairSource, Selector, Snapshotter,
@@ -16,10 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use support::{export, import, noise, words, write_image};
 use tempfile::TempDir;
-
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
 
 fn small(range: std::ops::Range<u64>) -> Vec<u8> {
     range.flat_map(|n| build::file(format!("etc/{n}"), words(n, 700))).collect()

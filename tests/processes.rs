@@ -7,6 +7,7 @@
 mod build;
 mod support;
 
+use build::tar;
 use layerstore::{Detected, Digest, ErrorKind, Event, ImportOptions, Limits, Observer, Selector, Store, detect};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
@@ -20,10 +21,6 @@ use support::{assert_empty, content_files, export, names, noise, rows, words, wr
 /// What a child is to do: a word, then its arguments, tab-separated.
 const ROLE: &str = "LAYERSTORE_TEST_PROCESSES_ROLE";
 const DONE: &str = "result: ";
-
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
 
 /// A layer with large and small files, 6 MB of them.
 fn layer(seed: u64) -> Vec<u8> {

@@ -5,6 +5,7 @@
 mod build;
 mod support;
 
+use build::tar;
 use layerstore::{
     Chunking, CommitOptions, DamageKind, Detected, Digest, DriverKind, ErrorKind, FsckOptions, GcOptions,
     ImportOptions, Labels, Limits, OpenOptions, RebuildOptions, RebuildReport, RepairOptions, RepairSource, Selector,
@@ -17,10 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::{export, import, noise, rows, words, write_image};
 use tempfile::TempDir;
-
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
 
 /// A store with an image `i` of two layers whose blobs are kept, and a layer by itself.
 struct Sound {

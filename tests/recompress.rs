@@ -25,7 +25,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
 
 fn layer() -> Vec<u8> {
     let parts: Vec<_> = files().into_iter().map(|(name, bytes)| build::file(name, bytes)).collect();
-    [parts.concat(), vec![0; 1024]].concat()
+    build::tar(&parts)
 }
 
 /// Stores the layer in a way that leaves much to gain.
@@ -78,8 +78,7 @@ fn it_gets_smaller_and_gives_the_same_back() {
     let again = recompress(&store);
     assert_eq!((again.moved, again.chunks), (0, report.chunks));
     // What comes later finds small files and chunks where they are now.
-    let later =
-        [build::file("copy", words(7, 5000)), build::file("copy-2", words(901, 700_000)), vec![0; 1024]].concat();
+    let later = build::tar(&[build::file("copy", words(7, 5000)), build::file("copy-2", words(901, 700_000))]);
     let (_, stats) = store.import_layer(&later[..], &ImportOptions::default(), &()).unwrap();
     assert_eq!(stats.new_raw, 0, "all of it is known");
 }

@@ -1,5 +1,6 @@
 //! Bytes to types and back, without I/O: everything `docs/FORMAT.md` describes.
 
+pub(crate) mod base64;
 pub(crate) mod bytes;
 pub(crate) mod entry;
 pub(crate) mod erofs;

@@ -5,11 +5,12 @@
 //! ones, a plain file at the root is passed over (here it is the root directory). Nothing is compared where a hard link
 //! claims content, which Go takes for the next header.
 //!
-//! The other is the `tar` crate, compared in paths, kinds, sizes and contents. Most of what one of them refuses the other may take. Where both accept and differ on purpose, nothing is compared:
+//! The other is the `tar` crate, compared in paths, kinds, sizes and contents. Most of what one of them refuses the other
+//! may take. Where both accept and differ on purpose, nothing is compared:
 //!
 //! - PAX records with a key twice, no value or a line end in it: here the last counts, an empty value deletes the key and
-//!   lengths rule; the crate takes the first, also if it is empty, and splits at line ends. Global PAX headers, which the crate lists as entries, and sparse files of PAX, which
-//!   it does not know.
+//!   lengths rule; the crate takes the first, also if it is empty, and splits at line ends.
+//! - Global PAX headers, which the crate lists as entries, and sparse files of PAX, which it does not know.
 //! - Bodies of what has none here: links, directories, devices with a size in the header or a PAX record. The crate skips
 //!   as many bytes.
 //! - `x/` of an old-style file without content, which is a directory here.

@@ -13,13 +13,13 @@
 //!
 //! Source: containers/storage `drivers/overlay/overlay.go` (`getAdditionalLayerPath`), `layers.go` (`Layer`).
 
-use super::base64;
 use super::export::original_blobs;
 use super::listing::{Draft, Place, enter, left, remove_layers};
 use super::manifest::LayerBlob;
 use crate::codec::media::Compression;
-use crate::digest::{Digest, OciDigest, OciHasher};
+use crate::digest::{Digest, Hashed, OciDigest};
 use crate::error::{Advice, Error, ErrorKind, Result};
+use crate::format::base64;
 use crate::observe::{Observer, check};
 use crate::snapshot::{DriverKind, Labels, SnapshotKind, Snapshotter, SnapshotterOptions};
 use crate::store::{ImageInfo, Store, chain_ids};
@@ -30,7 +30,6 @@ use rustix::io::Errno;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -250,11 +249,11 @@ impl AdditionalLayers {
             return Ok(true);
         }
         if wanted {
-            let mut out = Hashing { draft: Draft::create(at)?, hasher: blob.digest.hasher() };
+            let mut out = Hashed(Draft::create(at)?, blob.digest.hasher());
             let how = (blob.compression, NonZeroUsize::MIN);
             self.snapshots.store().write_blob(&mut out, diff_id, blob, how, observer)?;
-            if out.hasher.finish() == blob.digest {
-                out.draft.publish(NAME)?;
+            if out.1.finish() == blob.digest {
+                out.0.publish(NAME)?;
                 return Ok(true);
             }
         }
@@ -323,21 +322,4 @@ fn image_name(reference: &str) -> Result<String> {
         return Err(e.expected("one in full, as docker.io/library/app:1"));
     }
     Ok(base64::encode(reference.as_bytes()))
-}
-
-struct Hashing<'a> {
-    draft: Draft<'a>,
-    hasher: OciHasher,
-}
-
-impl Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let len = self.draft.write(bytes)?;
-        self.hasher.update(&bytes[..len]);
-        Ok(len)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.draft.flush()
-    }
 }

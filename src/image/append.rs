@@ -8,7 +8,6 @@ use crate::codec::media::Compression;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::format::entry::Time;
-use crate::observe::Observer;
 use crate::store::{Change, ImageInfo, Ingest, Outcome, Store};
 use serde_json::{Value, json};
 
@@ -87,7 +86,7 @@ impl Store {
         names::check(name)?;
         let config = appended(&self.image_config(image)?, layer, options)?;
         let layers: Vec<Digest> = image.layers.iter().copied().chain([*layer]).collect();
-        let (blobs, described) = self.blobs_with(image, layer, &())?;
+        let (blobs, described) = self.blobs_with(image, layer)?;
         let config_is = (Digest::of(&config), config.len() as u64);
         let manifest = manifest_for(config_is, &blobs, Some(&described))?;
         names::check_for(name, &[config_is.0.into(), Digest::of(&manifest).into()])?;
@@ -110,16 +109,9 @@ impl Store {
         })?;
         Ok(image)
     }
-}
 
-impl Store {
     /// The blobs of an image's layers and of one more, and a document that has what the image's manifest says of each.
-    fn blobs_with(
-        &self,
-        image: &ImageInfo,
-        layer: &Digest,
-        observer: &dyn Observer,
-    ) -> Result<(Vec<LayerBlob>, Vec<u8>)> {
+    fn blobs_with(&self, image: &ImageInfo, layer: &Digest) -> Result<(Vec<LayerBlob>, Vec<u8>)> {
         let tar = |diff_id: &Digest| {
             let size = self.layer(diff_id)?.tar_size();
             Ok(LayerBlob { digest: (*diff_id).into(), size, compression: Compression::None })
@@ -127,7 +119,7 @@ impl Store {
         let manifest = self.image_manifest(image)?;
         let mut blobs = Vec::with_capacity(image.layers.len() + 1);
         for (diff_id, was) in image.layers.iter().zip(original_blobs(&manifest, image)?) {
-            let kept = self.kept_blob(diff_id, &was, observer)?.is_some();
+            let kept = self.kept_blob(diff_id, &was, &())?.is_some();
             blobs.push(if kept { was } else { tar(diff_id)? });
         }
         blobs.push(tar(layer)?);
@@ -150,20 +142,14 @@ fn appended(config: &[u8], layer: &Digest, options: &AppendOptions) -> Result<Ve
     let below = layers.len();
     layers.push(json!(layer));
     let object = config.as_object_mut().ok_or_else(|| bad("is not a JSON object"))?;
-    match object.entry("history").or_insert(Value::Null) {
-        Value::Array(history) => {
-            fill_up(history, below);
-            history.push(options.history());
-        }
+    let history = object.entry("history").or_insert(Value::Null);
+    if history.is_null() {
         // As Go writes a list that it does not have.
-        none @ Value::Null => {
-            let mut history = Vec::new();
-            fill_up(&mut history, below);
-            history.push(options.history());
-            *none = Value::Array(history);
-        }
-        _ => return Err(bad("has a history that is no list")),
+        *history = json!([]);
     }
+    let history = history.as_array_mut().ok_or_else(|| bad("has a history that is no list"))?;
+    fill_up(history, below);
+    history.push(options.history());
     match options.created {
         Some(secs) => drop(object.insert("created".to_owned(), json!(Time { secs, nanos: 0 }.to_rfc3339()))),
         // The old one would be older than the layer.

@@ -85,7 +85,8 @@ impl Store {
     ///
     /// # Errors
     /// `Corrupt` if anything of the image is damaged; `AlreadyExists` if the target holds something else;
-    /// `InvalidInput` for a reference in the form of a digest; `Io`; `Cancelled`. A layout that existed is then as it was, but for blobs nothing refers to.
+    /// `InvalidInput` for a reference in the form of a digest; `Io`; `Cancelled`. A layout that existed is then as it
+    /// was, but for blobs nothing refers to.
     pub fn export_image(
         &self,
         image: &ImageInfo,

@@ -46,8 +46,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`ImageSource::select`] and [`Store::import_layer`]; `InvalidInput` for a name, given or in the source, that
-    /// has the form of a digest or names a digest that the image has not; `Busy` if another process imports the same layer for
-    /// longer than the options' patience. In all of these nothing of the image stays.
+    /// has the form of a digest or names a digest that the image has not; `Busy` if another process imports the same
+    /// layer for longer than the options' patience. In all of these nothing of the image stays.
     pub fn import_image(
         &self,
         source: &ImageSource,

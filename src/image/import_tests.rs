@@ -167,10 +167,10 @@ fn takes_embedded_documents() {
     let mut manifest = layout.image(&two(), Compression::Gzip, &json!({}));
     let digest: OciDigest = manifest["digest"].as_str().unwrap().parse().unwrap();
     let path = layout.path().join("blobs/sha256").join(digest.hex());
-    manifest["data"] = json!(crate::image::base64::encode(&fs::read(&path).unwrap()));
+    manifest["data"] = json!(crate::format::base64::encode(&fs::read(&path).unwrap()));
     fs::remove_file(&path).unwrap();
     assert!(layout.open(json!([manifest])).select(&Selector::default()).is_ok());
-    manifest["data"] = json!(crate::image::base64::encode(b"{}"));
+    manifest["data"] = json!(crate::format::base64::encode(b"{}"));
     let e = layout.open(json!([manifest])).select(&Selector::default()).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidInput, "{e}");
 }

@@ -3,14 +3,14 @@
 //! Blobs come first and the index last, so that an index on disk never names a blob that is not. The archive also gets
 //! the `manifest.json` of `docker save`, as Docker 25 writes it, and so can be given to `docker load`.
 
-use crate::digest::{Digest, OciDigest, OciHasher};
+use crate::digest::{Digest, Hashed, OciDigest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::members::Members;
 use crate::image::oci::blob_name;
 use crate::image::platform::Platform;
 use crate::image::spec::{Descriptor, JSON_LIMIT, Manifest, OCI_INDEX, OCI_MANIFEST, REF_NAME, parse};
 use crate::image::tar_writer::TarWriter;
-use crate::sys::cache::{ReadOnce, let_go};
+use crate::sys::cache::{ReadOnce, let_go_of};
 use crate::sys::names::Held;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -206,20 +206,6 @@ fn directory_blob(
     Ok((digest, size))
 }
 
-/// Hashes what is written.
-struct Hashed<W>(W, OciHasher);
-
-impl<W: Write> Write for Hashed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.0.write(bytes)?;
-        self.1.update(&bytes[..n]);
-        Ok(n)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Whether the file can be read and has this digest.
 fn holds(path: &Path, digest: OciDigest) -> bool {
     let mut hashed = BufWriter::with_capacity(256 << 10, Hashed(io::sink(), digest.hasher()));
@@ -318,7 +304,7 @@ fn finish_archive(
     }
     tar.finish()?;
     temporary.as_file().sync_all().map_err(|e| Error::io("cannot sync the archive", e))?;
-    let_go(temporary.as_file(), 0..u64::MAX >> 1);
+    let_go_of(temporary.as_file());
     temporary.persist_noclobber(above.path().join(name)).map_err(|e| match e.error.kind() {
         io::ErrorKind::AlreadyExists => Error::new(ErrorKind::AlreadyExists, "the archive exists"),
         _ => Error::io("cannot rename the archive", e.error),
@@ -359,7 +345,7 @@ fn temporary_in(directory: &Path) -> Result<tempfile::NamedTempFile> {
 /// Syncs and renames; the directory is synced by whoever needs the name to last.
 fn publish(temporary: tempfile::NamedTempFile, place: &Path) -> Result<()> {
     temporary.as_file().sync_all().map_err(|e| Error::io("cannot sync", e).subject(place.display()))?;
-    let_go(temporary.as_file(), 0..u64::MAX >> 1);
+    let_go_of(temporary.as_file());
     temporary.persist(place).map_err(|e| Error::io("cannot rename", e.error).subject(place.display()))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The directories of a listing for containers/storage, in a directory that may belong to somebody who wishes harm: no
 //! symlink is followed, a directory of another user is refused, and only what a listing has is removed.
 
-use crate::digest::Digest;
+use crate::digest::OciDigest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::dirs::Dir;
 use crate::sys::names::Found;
@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Where a file is written before it gets its name. Names of layers begin with `sha256:`.
+/// Where a file is written before it gets its name. Names of layers are digests.
 const DRAFT: &[u8] = b".new";
 /// What may be in the directory of a layer: what is written here, and `use`, by which containers/storage says that it
 /// reads the layer.
@@ -55,7 +55,7 @@ pub(super) fn left(path: &Path, error: Errno) -> Error {
 /// another user stays.
 pub(super) fn remove_layers(open: &Dir, path: &Path, keep: &[String]) -> Result<()> {
     for name in open.names().map_err(|e| io_error("read directory", path, e))? {
-        let Some(digest) = std::str::from_utf8(&name).ok().filter(|name| name.parse::<Digest>().is_ok()) else {
+        let Some(digest) = std::str::from_utf8(&name).ok().filter(|name| name.parse::<OciDigest>().is_ok()) else {
             continue;
         };
         if keep.iter().any(|keep| keep == digest) {
@@ -164,5 +164,27 @@ impl Drop for Draft<'_> {
             // The next call removes what this cannot.
             let _ = self.at.dir.unlink(DRAFT);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    #[test]
+    fn layers_of_either_algorithm_are_removed_and_nothing_else() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (kept, narrow) = (Digest::of(b"kept").to_string(), Digest::of(b"gone").to_string());
+        let names = [&kept, &narrow, &OciDigest::Sha512([7; 64]).to_string(), "sha384:00"];
+        for name in names {
+            std::fs::create_dir(scratch.path().join(name)).unwrap();
+            std::fs::write(scratch.path().join(name).join("info"), "{}").unwrap();
+        }
+        let dir = Dir::resolve(scratch.path()).unwrap();
+        remove_layers(&dir, scratch.path(), std::slice::from_ref(&kept)).unwrap();
+        let mut left = dir.names().unwrap();
+        left.sort();
+        assert_eq!(left, [kept.as_bytes(), b"sha384:00"]);
     }
 }

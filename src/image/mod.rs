@@ -9,7 +9,6 @@
 pub(crate) mod additional;
 pub(crate) mod append;
 pub(crate) mod archive;
-pub(crate) mod base64;
 mod catalog;
 pub(crate) mod docker;
 pub(crate) mod export;

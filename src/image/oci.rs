@@ -3,7 +3,7 @@
 use crate::codec::media::LayerType;
 use crate::digest::{Digest, OciDigest};
 use crate::error::{Advice, Error, ErrorKind, Result};
-use crate::image::base64;
+use crate::format::base64;
 use crate::image::members::Members;
 use crate::image::plan::{Candidate, ImagePlan, MAX_CANDIDATES, MAX_REFERENCE, PlannedLayer, RawManifest, verify};
 use crate::image::platform::Platform;

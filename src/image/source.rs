@@ -2,8 +2,9 @@
 //!
 //! Told by content, never by name: a directory with `oci-layout` or `manifest.json`; a tar of the same, in whatever
 //! order; or, if it is neither, a bare layer. Docker writes both: the OCI index says more, but versions of it (25.0.0,
-//! moby/moby#47210) leave images out that `manifest.json` has, so both are read. An archive may be compressed as a whole (`docker load` takes those too); it is then spooled
-//! to an unnamed file, as its members are read in another order than they come.
+//! moby/moby#47210) leave images out that `manifest.json` has, so both are read. An archive may be compressed as a
+//! whole (`docker load` takes those too); it is then spooled to an unnamed file, as its members are read in another
+//! order than they come.
 
 use crate::codec::blob::BlobReader;
 use crate::codec::media::Compression;

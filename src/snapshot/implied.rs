@@ -9,7 +9,7 @@ use crate::store::{Change, SnapshotRow, Store};
 use std::collections::HashMap;
 
 /// The label that they have.
-pub(super) const IMPLIED: &str = "layerstore.implied";
+pub(crate) const IMPLIED: &str = "layerstore.implied";
 
 /// How long one waits for a snapshot that stands on it.
 const WAIT: i64 = 300_000_000_000;
@@ -53,11 +53,6 @@ impl Implied {
         }
         found
     }
-}
-
-/// The label's name, for whoever asks the database.
-pub(crate) fn label() -> &'static str {
-    IMPLIED
 }
 
 /// Removes those of `numbers`, children first, that still have the label and no children.

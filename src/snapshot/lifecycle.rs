@@ -80,7 +80,8 @@ impl RemoveOptions {
 }
 
 impl Snapshotter {
-    /// Makes the active snapshot `key` a committed one called `name`. When this returns `Ok`, its changes are durable. Returns the layer they became, `None` for a deferred commit.
+    /// Makes the active snapshot `key` a committed one called `name`. When this returns `Ok`, its changes are durable.
+    /// Returns the layer they became, `None` for a deferred commit.
     ///
     /// # Errors
     /// `NotFound`; `AlreadyExists` if the name is taken; `FailedPrecondition` if `key` is not active, or has another

@@ -54,7 +54,7 @@ pub(crate) use driver::build_image;
 pub use driver::{DirectIo, DirectIoDecision, DriverKind};
 pub use extract::{ExtractOptions, ExtractReport, IdMap, Loss, Lost};
 pub use filter::SnapshotFilter;
-pub(crate) use implied::{Implied, drop_implied, label as implied_label};
+pub(crate) use implied::{IMPLIED, Implied, drop_implied};
 pub use lifecycle::{CommitOptions, RemoveOptions};
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
 pub use mount::{Mount, MountPoint, can_mount, mount_all, unmount};

@@ -13,7 +13,8 @@ use crate::sys::dirs::Dir;
 use crate::sys::lock::Lock;
 use crate::sys::publish::{Draft, io_error, sync_dir};
 use crate::sys::remove::remove_tree;
-use std::fs::{self, File};
+use rustix::io::Errno;
+use std::fs::{self, File, TryLockError};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -182,9 +183,15 @@ impl Store {
         let tmp = self.dir("tmp");
         let mut oldest = None;
         for found in fs::read_dir(&tmp).map_err(|e| io_error("read directory", &tmp, e))?.flatten() {
-            let Ok(dir) = Dir::open(&found.path()) else { continue };
-            if File::from(OwnedFd::from(dir)).try_lock().is_ok() {
-                continue;
+            let dir = match Dir::open(&found.path()) {
+                // It has ended, or is none.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                dir => dir.map_err(|e| io_error("open", &found.path(), e))?,
+            };
+            match File::from(OwnedFd::from(dir)).try_lock() {
+                Ok(()) => continue,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(e)) => return Err(io_error("lock", &found.path(), e)),
             }
             let name = found.file_name();
             let generation =

@@ -18,6 +18,8 @@ use std::sync::{Mutex, PoisonError};
 
 /// Bytes of a file that are looked at, and let go, as one.
 const WINDOW: u64 = 1 << 20;
+/// More windows than these are looked at in halves.
+const ONE_BY_ONE: u64 = 64 << 10;
 /// Bytes read before their pages are let go.
 const STEP: u64 = 16 << 20;
 
@@ -28,43 +30,57 @@ pub(crate) fn let_go(file: impl AsFd, range: Range<u64>) {
     }
 }
 
-/// Which windows of a file had pages in the cache.
+/// Lets go of all clean pages of a file.
+pub(crate) fn let_go_of(file: impl AsFd) {
+    let_go(file, 0..u64::MAX >> 1);
+}
+
+/// Which windows of a file had pages in the cache. A file may be very long, and all but its beginning a hole: memory
+/// depends on what is cached, and not on the length.
 struct Cached {
-    windows: Vec<bool>,
+    /// Bytes of windows with pages, ascending and apart from each other.
+    held: Vec<Range<u64>>,
     len: u64,
 }
 
 impl Cached {
     fn of(file: &File) -> Self {
         let len = file.metadata().map_or(0, |meta| if meta.is_file() { meta.len() } else { 0 });
-        let windows = vec![false; len.div_ceil(WINDOW) as usize];
-        let mut cached = Self { windows, len };
-        // Most files are not in the cache at all.
-        if len > 0 && raw::cached_pages(file.as_fd(), 0..len).is_ok_and(|pages| pages > 0) {
-            for n in 0..cached.windows.len() {
-                cached.windows[n] = raw::cached_pages(file.as_fd(), cached.window(n)).is_ok_and(|pages| pages > 0);
-            }
+        let mut cached = Self { held: vec![], len };
+        if len > 0 {
+            cached.look(file, 0..len.div_ceil(WINDOW));
         }
         cached
     }
 
-    fn window(&self, n: usize) -> Range<u64> {
-        let start = n as u64 * WINDOW;
-        start..(start + WINDOW).min(self.len)
+    /// Looks at so many windows. Most files are not in the cache at all, and of few that are long much is.
+    fn look(&mut self, file: &File, windows: Range<u64>) {
+        let bytes = windows.start * WINDOW..windows.end.saturating_mul(WINDOW).min(self.len);
+        if !raw::cached_pages(file.as_fd(), bytes.clone()).is_ok_and(|pages| pages > 0) {
+            return;
+        }
+        match windows.end - windows.start {
+            1 => match self.held.last_mut().filter(|last| last.end == bytes.start) {
+                Some(last) => last.end = bytes.end,
+                None => self.held.push(bytes),
+            },
+            2..=ONE_BY_ONE => windows.for_each(|n| self.look(file, n..n + 1)),
+            many => {
+                let middle = windows.start + many / 2;
+                self.look(file, windows.start..middle);
+                self.look(file, middle..windows.end);
+            }
+        }
     }
 
     /// Lets go of the windows before `end` that had no pages, in as few calls as can be.
     fn let_go_others(&self, file: &File, end: u64) {
-        let mut run: Option<Range<u64>> = None;
-        for n in 0..self.windows.len() {
-            let window = self.window(n);
-            if self.windows[n] || window.end > end {
-                run.take().into_iter().for_each(|run| let_go(file, run));
-            } else {
-                run = Some(run.map_or(window.start, |run| run.start)..window.end);
-            }
+        let end = if end >= self.len { self.len } else { end / WINDOW * WINDOW };
+        let mut at = 0;
+        for held in self.held.iter().chain([&(end..end)]) {
+            let_go(file, at..held.start.min(end));
+            at = held.end;
         }
-        run.into_iter().for_each(|run| let_go(file, run));
     }
 }
 
@@ -196,7 +212,7 @@ mod tests {
         Some((dir, file))
     }
 
-    fn cached(file: &File, range: Range<u64>) -> u64 {
+    fn cached_in(file: &File, range: Range<u64>) -> u64 {
         raw::cached_pages(file.as_fd(), range).unwrap() * 4096
     }
 
@@ -206,11 +222,11 @@ mod tests {
         let mut once = ReadOnce::new(file.try_clone().unwrap());
         let mut piece = vec![0; 1 << 20];
         (0..20).for_each(|_| once.read_exact(&mut piece).unwrap());
-        let (passed, ahead) = (cached(&file, 0..STEP), cached(&file, STEP..40 << 20));
+        let (passed, ahead) = (cached_in(&file, 0..STEP), cached_in(&file, STEP..40 << 20));
         assert!(passed < 1 << 20 && ahead >= 4 << 20, "{passed} bytes that were passed, {ahead} after them");
         while once.read(&mut piece).unwrap() > 0 {}
         drop(once);
-        assert_eq!(cached(&file, 0..40 << 20), 0);
+        assert_eq!(cached_in(&file, 0..40 << 20), 0);
     }
 
     #[test]
@@ -218,14 +234,49 @@ mod tests {
         let Some((_dir, file)) = cold() else { return };
         let hot = (5 << 20)..(6 << 20);
         file.read_exact_at(&mut vec![0; 1 << 20], hot.start).unwrap();
-        let before = cached(&file, hot.clone());
+        let before = cached_in(&file, hot.clone());
         let once = ReadOnce::new(file.try_clone().unwrap());
         for at in (0..40).rev() {
             once.read_exact_at(&mut vec![0; 1 << 20], at << 20).unwrap();
         }
-        assert!(cached(&file, 0..40 << 20) > 1 << 20);
+        assert!(cached_in(&file, 0..40 << 20) > 1 << 20);
         once.end();
-        assert_eq!(cached(&file, hot), before);
-        assert!(cached(&file, 0..40 << 20) < 4 << 20, "what is around it goes");
+        assert_eq!(cached_in(&file, hot), before);
+        assert!(cached_in(&file, 0..40 << 20) < 4 << 20, "what is around it goes");
+    }
+    /// Memory for each MiB of its length would be terabytes.
+    #[test]
+    fn a_file_may_be_as_long_as_the_file_system_lets_it() {
+        for dir in [std::env::temp_dir(), "/dev/shm".into()] {
+            let Ok(file) = tempfile::tempfile_in(dir) else { continue };
+            let len = super::super::sparse::longest(&file, i64::MAX as u64);
+            file.write_all_at(b"begin", 0).unwrap();
+            file.write_all_at(b"end", len - 3).unwrap();
+            let mut once = ReadOnce::new(file.try_clone().unwrap());
+            let mut bytes = [0; 5];
+            once.read_exact(&mut bytes).unwrap();
+            assert_eq!(&bytes, b"begin");
+            once.read_exact_at(&mut bytes[..3], len - 3).unwrap();
+            assert_eq!(&bytes[..3], b"end");
+            once.end();
+        }
+    }
+
+    #[test]
+    fn what_lies_between_cached_windows_goes() {
+        let Some((_dir, file)) = cold() else { return };
+        let hot = [0..1u64, 5 << 20..(5 << 20) + 1, (6 << 20)..(6 << 20) + 1, (39 << 20)..(39 << 20) + 1];
+        hot.iter().for_each(|place| file.read_exact_at(&mut [0], place.start).unwrap());
+        let cached = Cached::of(&file);
+        assert!(cached.held.windows(2).all(|pair| pair[0].end < pair[1].start), "{:?}", cached.held);
+        for place in &hot {
+            assert!(cached.held.iter().any(|held| held.contains(&place.start)), "{:?}", cached.held);
+        }
+        file.read_exact_at(&mut vec![0; 40 << 20], 0).unwrap();
+        cached.let_go_others(&file, 20 << 20);
+        let gone = |at: u64| cached_in(&file, at << 20..(at + 1) << 20) == 0;
+        let held = |at: u64| cached.held.iter().any(|held| held.contains(&(at << 20)));
+        assert!((0..20).all(|at| gone(at) != held(at)), "{:?}", cached.held);
+        assert!((20..40).all(|at| !gone(at)));
     }
 }

@@ -139,8 +139,11 @@ impl Turns {
         let begin = Instant::now();
         self.lock(next, begin)?;
         let taken = self.lock(turn, begin);
-        next.unlock().map_err(|e| io_error("unlock", &self.root, e))?;
-        taken
+        let unlocked = next.unlock().map_err(|e| io_error("unlock", &self.root, e));
+        if unlocked.is_err() && taken.is_ok() {
+            self.give();
+        }
+        taken.and(unlocked)
     }
 
     pub(crate) fn give(&self) {
@@ -157,7 +160,8 @@ impl Turns {
                 Err(TryLockError::Error(e)) => return Err(io_error("lock", &self.root, e)),
                 Err(TryLockError::WouldBlock) if begin.elapsed() >= TURN => {
                     let message = format!("another process writes for more than {} s", TURN.as_secs());
-                    return Err(Error::new(ErrorKind::Busy, message).subject(self.root.display()));
+                    let e = Error::new(ErrorKind::Busy, message).advise(Advice::TryAgain);
+                    return Err(e.subject(self.root.display()));
                 }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_POLL),
             }

@@ -82,7 +82,7 @@ impl Draft {
 
     /// Lets go of the page cache's copy of what was synced; nobody is going to read it soon.
     pub(crate) fn let_go(&self) {
-        super::cache::let_go(&self.file, 0..u64::MAX >> 1);
+        super::cache::let_go_of(&self.file);
     }
 
     /// Gives the synced file its final name, replacing what was there.

@@ -9,6 +9,7 @@ use super::account::Account;
 use super::header::{BLOCK, Block, ZERO};
 use super::{member, xattr};
 use crate::error::{Error, Result};
+use crate::format::base64;
 use crate::format::entry::{DataRange, Entry, EntryKind, Time};
 use crate::limits::Limits;
 use std::io::Write;
@@ -257,7 +258,7 @@ impl Records {
     fn xattr(&mut self, name: &[u8], value: &[u8]) {
         if name.contains(&b'=') {
             let key = [xattr::LIBARCHIVE, &xattr::percent_encode(name)].concat();
-            self.add(&key, xattr::base64_encode(value));
+            self.add(&key, base64::encode_unpadded(value));
         } else {
             self.add(&[xattr::SCHILY, name].concat(), value);
         }

@@ -81,20 +81,33 @@ fn share(file: &File, runs: &[&[ChunkRow]], next: &AtomicUsize, observer: &dyn O
 /// SHA-256 and length of all that `source` gives.
 ///
 /// # Errors
+/// As [`for_each_piece`].
+pub(super) fn sha256(source: impl Read, observer: &dyn Observer) -> Result<(Digest, u64)> {
+    let mut hasher = Hasher::default();
+    for_each_piece(source, observer, |piece| hasher.update(piece))?;
+    let len = hasher.len();
+    Ok((hasher.finish(), len))
+}
+
+/// Reads all that `source` gives.
+///
+/// # Errors
 /// `Cancelled`; what `source` returns.
-pub(super) fn sha256(mut source: impl Read, observer: &dyn Observer) -> Result<(Digest, u64)> {
-    let (mut hasher, mut piece) = (Hasher::default(), vec![0; PIECE]);
+pub(super) fn for_each_piece(
+    mut source: impl Read,
+    observer: &dyn Observer,
+    mut take: impl FnMut(&[u8]),
+) -> Result<()> {
+    let mut piece = vec![0; PIECE];
     loop {
         check(observer)?;
         match source.read(&mut piece) {
-            Ok(0) => break,
-            Ok(n) => hasher.update(&piece[..n]),
+            Ok(0) => return Ok(()),
+            Ok(n) => take(&piece[..n]),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => return Err(Error::from_io("read", e)),
         }
     }
-    let len = hasher.len();
-    Ok((hasher.finish(), len))
 }
 
 /// Reads chunks one after the other, with the same memory.

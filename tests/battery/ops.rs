@@ -201,7 +201,7 @@ pub(crate) fn layer(seed: u64) -> Vec<u8> {
         build::file("shared-large", noise(1000 + seed / 2, 90_000)),
     ];
     let parts: Vec<_> = [build::dir(&format!("{seed}/"))].into_iter().chain(own).chain(shared).chain(large).collect();
-    [parts.concat(), vec![0; 1024]].concat()
+    build::tar(&parts)
 }
 
 pub(crate) fn diff_id(seed: u64) -> Digest {

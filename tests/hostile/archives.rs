@@ -1,16 +1,11 @@
 //! Cases about the archive itself: sizes, extended headers, sparse maps, its end, and compression around it.
 
-use super::build::{Head, ZERO, extended, file, head, long, number, padded, pax, record, typed};
+use super::build::{Head, ZERO, extended, file, head, long, number, padded, pax, record, tar, typed};
 use super::{Case, reject, safe};
 use flate2::Compression;
 use std::io::Write;
 
 const GNU: &[u8; 8] = b"ustar  \0";
-
-/// Parts of a tar, then the end marker.
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
 
 /// A file after an extended header with this body.
 fn body(kind: u8, body: &[u8]) -> Vec<u8> {

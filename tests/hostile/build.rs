@@ -122,6 +122,11 @@ pub(crate) fn hardlink(name: &str, target: &str) -> Vec<u8> {
     Head { kind: b'1', link: target.into(), ..head(name) }.block()
 }
 
+/// A whole tar: its members, then the end marker.
+pub(crate) fn tar(members: &[Vec<u8>]) -> Vec<u8> {
+    [members.concat(), vec![0; 1024]].concat()
+}
+
 /// An extended header of type `kind` with this body.
 pub(crate) fn extended(kind: u8, body: &[u8]) -> Vec<u8> {
     Head { kind, ..head("PaxHeaders/x") }.with(body)

@@ -1,12 +1,7 @@
 //! Cases about what entries mean: paths, links, whiteouts, devices, attributes, numbers, names.
 
-use super::build::{Head, dir, file, hardlink, head, pax, symlink, typed};
+use super::build::{Head, dir, file, hardlink, head, pax, symlink, tar, typed};
 use super::{Case, reject, safe};
-
-/// Parts of a tar, then the end marker.
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
 
 /// A directory with one xattr.
 fn xattr(name: &str, value: &str) -> Vec<u8> {

@@ -45,7 +45,7 @@ impl Reports {
         match self {
             Self::None => None,
             Self::Text => Some(format!("left behind, to be removed later: {why}")),
-            Self::Json => Some(serde_json::json!({ "left_behind": why.to_string() }).to_string()),
+            Self::Json => Some(to_json(&serde_json::json!({ "left_behind": why.to_string() }))),
         }
     }
 }

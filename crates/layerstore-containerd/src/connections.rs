@@ -1,7 +1,8 @@
 //! Connections on the gRPC socket: how many there are, and which gives way to a new one.
 //!
 //! When all are taken, the one that has been idle longest goes, those first that never made a call: who connects and says
-//! nothing cannot keep containerd out. A connection with a call under way never gives way; then a new one waits. When descriptors run out, accepting waits a moment and goes on.
+//! nothing cannot keep containerd out. A connection with a call under way never gives way; then a new one waits. When
+//! descriptors run out, accepting waits a moment and goes on.
 
 use crate::bounds;
 use std::io;

@@ -1,9 +1,14 @@
 //! The daemon within little memory, small stacks and few descriptors, through its own socket.
 
+#[path = "../../../tests/support/cgroup.rs"]
+mod cgroup;
+#[path = "../../../tests/support/needs.rs"]
+mod needs;
 #[path = "../src/proto.rs"]
 #[allow(dead_code, unused_imports, reason = "of all messages some are wanted")]
 mod proto;
 
+use cgroup::Group;
 use proto::snapshots::snapshots_client::SnapshotsClient;
 use proto::snapshots::{
     CleanupRequest, CommitSnapshotRequest, ListSnapshotsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
@@ -19,37 +24,6 @@ const NAME: &str = "layerstore";
 /// Bytes of memory.
 const MEMORY: u64 = 128 << 20;
 
-/// A memory cgroup that goes when it is dropped; `None` where none can be made.
-struct Group(PathBuf);
-
-impl Group {
-    fn new() -> Option<Self> {
-        for mount in fs::read_to_string("/proc/self/mounts").ok()?.lines() {
-            let fields: Vec<&str> = mount.split(' ').collect();
-            let limit = match fields[2] {
-                "cgroup2" => "memory.max",
-                "cgroup" if fields[3].split(',').any(|option| option == "memory") => "memory.limit_in_bytes",
-                _ => continue,
-            };
-            let dir = Path::new(fields[1]).join(format!("layerstore-daemon-test-{}", std::process::id()));
-            if fs::create_dir(&dir).is_ok() {
-                let group = Self(dir);
-                if fs::write(group.0.join(limit), MEMORY.to_string()).is_ok() {
-                    return Some(group);
-                }
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // The daemon may not be gone yet; an empty cgroup does no harm.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 /// Ends with the test, however that ends.
 struct Daemon(Child);
 
@@ -61,11 +35,12 @@ impl Drop for Daemon {
 }
 
 fn start(dir: &Path, group: Option<&Group>) -> Daemon {
-    let enter = if group.is_some() { "echo $$ > \"$0\" && " } else { "" };
-    let procs = group.map_or_else(|| "sh".into(), |group| group.0.join("cgroup.procs"));
-    let script = format!("{enter}ulimit -n 256 && ulimit -s 512 && exec \"$@\"");
+    let script = "ulimit -n 256 && ulimit -s 512 && exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
-    command.args(["-c", &script]).arg(procs).arg(env!("CARGO_BIN_EXE_layerstore-containerd"));
+    command.args(["-c", script, env!("CARGO_BIN_EXE_layerstore-containerd")]);
+    if let Some(group) = group {
+        group.hold(&mut command);
+    }
     command.arg("--root").arg(dir.join("store")).arg("--socket").arg(dir.join("s.sock"));
     command.args(["--driver", "copy"]).stdin(Stdio::null());
     Daemon(command.spawn().expect("a shell"))
@@ -133,7 +108,7 @@ fn step(state: &mut u64) -> [u8; 8] {
 #[tokio::test]
 async fn ordinary_work_needs_little() {
     let dir = tempfile::tempdir().expect("a directory");
-    let group = Group::new();
+    let group = Group::new(MEMORY);
     if group.is_none() {
         println!("skipped: the limit of memory in ordinary_work_needs_little: no memory cgroup can be made here");
     }

@@ -7,7 +7,7 @@ use crate::format::erofs::{Check, Pack};
 use crate::observe::{Observer, check};
 use crate::snapshot::stale;
 use crate::store::{Change, Store};
-use crate::sys::cache::let_go;
+use crate::sys::cache::let_go_of;
 use crate::sys::lock::Lock;
 use crate::sys::mount::{self, FileSystem};
 use crate::sys::publish::{Draft, io_error, make_dir, sync_dir};
@@ -81,9 +81,10 @@ impl Erofs {
         }
         make_dir(target)?;
         let direct = self.caching.direct_io;
-        match self.mount_as(path, &packs, direct.decide().used, target) {
+        let used = direct.decide().used;
+        match self.mount_as(path, &packs, used, target) {
             // Kernels between know no such option.
-            Err(e) if direct == DirectIo::Auto && e.kind() != ErrorKind::Busy => {
+            Err(e) if used && direct == DirectIo::Auto && e.kind() != ErrorKind::Busy => {
                 self.mount_as(path, &packs, false, target).map_err(|_| e)
             }
             done => done,
@@ -91,7 +92,8 @@ impl Erofs {
         .map_err(|e| e.subject(path.display()))?;
         // What was read to check them, and what an import left. Where the kernel reads packs through the cache, what
         // other mounts are reading goes too, and comes back when it is wanted.
-        packs.iter().for_each(|pack| let_go_of(&self.store.pack_path(pack.base)));
+        let files = packs.iter().filter_map(|pack| File::open(self.store.pack_path(pack.base)).ok());
+        files.for_each(let_go_of);
         Ok(())
     }
 
@@ -106,12 +108,6 @@ impl Erofs {
             erofs.set("cache_strategy", "disabled")?;
         }
         erofs.mount(true, target)
-    }
-}
-
-fn let_go_of(path: &Path) {
-    if let Ok(file) = File::open(path) {
-        let_go(file, 0..u64::MAX >> 1);
     }
 }
 

@@ -243,9 +243,13 @@ impl Turn<'_> {
         let done = work(&change);
         let late = change.late.into_inner();
         self.working = false;
+        // What cannot be released must not stay open: the work after it would be inside of it.
+        let done = done.and_then(|done| {
+            index.db.execute_batch("RELEASE work").map_err(db_error("write"))?;
+            Ok(done)
+        });
         match &done {
             Ok(_) => {
-                index.db.execute_batch("RELEASE work").map_err(db_error("write"))?;
                 open.late.add(late);
                 open.works += 1;
             }

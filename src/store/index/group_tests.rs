@@ -1,3 +1,5 @@
+//! Writes that wait for each other, in one process.
+
 use super::*;
 use crate::store::index::LayerInfo;
 use crate::{Digest, Store};
@@ -232,4 +234,34 @@ fn processes_take_turns() {
         // Between two of its own, this thread may be put off by the scheduler.
         assert!(between < 20 * 10, "{between} transactions went before 20 of the other's");
     });
+}
+
+/// What could not be released was released by the work itself: neither it nor what shared its transaction may stay
+/// unless that was acknowledged.
+#[test]
+fn what_cannot_be_released_is_not_committed() {
+    let place = Place::new();
+    let acknowledged = thread::scope(|scope| {
+        let place = &place;
+        let (end, first) = held(scope, place);
+        let releases = scope.spawn(|| {
+            let work = |c: &Change<'_>| {
+                c.add_layer(&layer("releases"))?;
+                c.tx.execute_batch("RELEASE work").map_err(db_error("release"))
+            };
+            place.index().write_together(work)
+        });
+        place.wait_for_queue(1);
+        let last = scope.spawn(|| place.index().write_together(|c| c.add_layer(&layer("last"))));
+        place.wait_for_queue(2);
+        end.send(()).unwrap();
+        assert!(releases.join().unwrap().is_err());
+        let told = [("held", first.join().unwrap().is_ok()), ("last", last.join().unwrap().is_ok())];
+        told.into_iter().filter(|(_, is_ok)| *is_ok).map(|(name, _)| Digest::of(name.as_bytes())).collect::<Vec<_>>()
+    });
+    let mut there: Vec<_> = place.index().layers().unwrap().into_iter().map(|l| l.diff_id).collect();
+    let mut acknowledged = acknowledged;
+    there.sort();
+    acknowledged.sort();
+    assert_eq!(there, acknowledged);
 }

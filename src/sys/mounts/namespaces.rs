@@ -7,6 +7,7 @@
 //! does for its containers. The tables of others are not read at all.
 
 use crate::sys::raw;
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -69,8 +70,20 @@ enum Known {
     Read(Vec<OsString>),
 }
 
-/// Calls `visit` with each table that counts, this process's own first. An error if that could not
-/// be read.
+/// Passes over what cannot be opened because its process has ended, or is hidden from this one. Any
+/// other failure, such as a lack of descriptors, says nothing of what is mounted.
+fn seen<T>(opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(e) => match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::SRCH | Errno::INVAL | Errno::ACCESS | Errno::PERM) => Ok(None),
+            _ => Err(e),
+        },
+    }
+}
+
+/// Calls `visit` with each table that counts, this process's own first. An error if one could not be
+/// opened that may count.
 pub(super) fn each(mut visit: impl FnMut(BufReader<File>)) -> io::Result<()> {
     let me = Me::new();
     let mut known: HashMap<Id, Known> = HashMap::new();
@@ -82,8 +95,7 @@ pub(super) fn each(mut visit: impl FnMut(BufReader<File>)) -> io::Result<()> {
             continue;
         }
         let path = process.path();
-        // Processes end while one looks, and of some one may not see this.
-        let Ok(namespace) = File::open(path.join("ns/mnt")) else { continue };
+        let Some(namespace) = seen(File::open(path.join("ns/mnt")))? else { continue };
         let Ok(at) = id(&namespace) else { continue };
         match known.get(&at) {
             Some(Known::Foreign) => continue,
@@ -101,10 +113,27 @@ pub(super) fn each(mut visit: impl FnMut(BufReader<File>)) -> io::Result<()> {
             _ => continue,
         };
         // One that has ended meanwhile is no reason to leave the others of its namespace out.
-        if let Ok(table) = open(&path) {
+        if let Some(table) = seen(open(&path))? {
             roots.push(root);
             visit(table);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_descriptors_is_not_taken_for_a_process_that_ended() {
+        let opened = |errno: Errno| seen::<()>(Err(errno.into())).map_err(|e| e.raw_os_error());
+        for gone in [Errno::NOENT, Errno::SRCH, Errno::INVAL, Errno::ACCESS, Errno::PERM] {
+            assert_eq!(opened(gone), Ok(None));
+        }
+        for failure in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO] {
+            assert_eq!(opened(failure), Err(Some(failure.raw_os_error())));
+        }
+        assert_eq!(seen(Ok(1)).ok(), Some(Some(1)));
+    }
 }

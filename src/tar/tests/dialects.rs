@@ -3,10 +3,6 @@
 use super::*;
 use crate::format::entry::Xattr;
 
-fn tar(parts: &[Vec<u8>]) -> Vec<u8> {
-    [parts.concat(), vec![0; 1024]].concat()
-}
-
 fn message(parts: &[Vec<u8>]) -> String {
     error(&tar(parts)).to_string()
 }

@@ -5,7 +5,7 @@ use super::{Parser, Sink, Writer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::entry::{DataRange, Entry, EntryKind, Time};
 use crate::limits::Limits;
-use hostile::build::{Head, extended, file, hardlink, head, long, number, padded, pax, record, symlink, typed};
+use hostile::build::{Head, extended, file, hardlink, head, long, number, padded, pax, record, symlink, tar, typed};
 use hostile::{Verdict, cases};
 use proptest::prelude::*;
 

@@ -48,6 +48,8 @@ impl Check<'_> {
         let findings = std::mem::take(&mut self.report.findings);
         let there = |(number, finding): (usize, Finding)| self.is_there(index, number, &finding).then_some(finding);
         let findings = findings.into_iter().enumerate().filter_map(there).collect();
+        // Looking again was cut short, which is no finding.
+        check(self.observer)?;
         self.report.findings = findings;
         Ok(self.report)
     }

@@ -4,7 +4,7 @@ use super::live::Live;
 use super::plan::{Garbage, GarbageKind, Kept};
 use crate::digest::Digest;
 use crate::error::Result;
-use crate::snapshot::{Implied, implied_label, stale};
+use crate::snapshot::{IMPLIED, Implied, stale};
 use crate::store::{Index, LayerInfo, Roots, SnapshotRow, Store, pack_base};
 use crate::sys::mount::is_mount_point;
 use crate::sys::mounts::InUse;
@@ -38,7 +38,7 @@ pub(super) struct Found {
 /// Everything but chunks and packs that is garbage. With `now` no snapshot of an image's layers waits.
 pub(super) fn all(store: &Store, mounts: &InUse, now: bool) -> Result<Found> {
     let read = |index: &Index| {
-        let labelled = index.snapshots_labelled(implied_label())?;
+        let labelled = index.snapshots_labelled(IMPLIED)?;
         Ok((index.roots()?, labelled, index.layers()?, index.packs()?, index.kept_blobs()?))
     };
     let (mut roots, labelled, layers, packs, kept) = store.with_index(|index| index.view(read))?;

@@ -3,8 +3,8 @@
 use super::Rebuild;
 use super::layers::unknown;
 use crate::codec::blob::BlobReader;
-use crate::digest::{Digest, OciDigest, OciHasher};
-use crate::error::Result;
+use crate::digest::{Digest, Hashed, OciDigest, OciHasher};
+use crate::error::{ErrorKind, Result};
 use crate::image::spec::{Config, JSON_LIMIT, Manifest, parse};
 use crate::limits::Limits;
 use crate::observe::check;
@@ -12,10 +12,9 @@ use crate::store::{BlobInfo, Change, ImageInfo, LayerInfo};
 use crate::sys::cache::ReadOnce;
 use crate::sys::publish::io_error;
 use crate::upkeep::DamageKind;
-use crate::upkeep::verify::sha256;
+use crate::upkeep::verify::{for_each_piece, sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What is in `blobs/`.
@@ -83,7 +82,7 @@ impl Rebuild<'_> {
             let path = found.path();
             match self.hash(&path) {
                 Ok((actual, size)) if actual == digest => blobs.add(digest, path, size)?,
-                Err(e) if e.kind() == crate::ErrorKind::Cancelled => return Err(e),
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
                 _ => blobs.damaged.push((digest, path)),
             }
         }
@@ -127,8 +126,7 @@ impl Rebuild<'_> {
     fn name_by_sha256(&mut self, blobs: &mut Blobs) -> Result<()> {
         for image in &self.salvage.images.rows {
             let told = |wide: &Vec<OciDigest>| {
-                let same = |(said, is): (&OciDigest, &Digest)| said.sha256().is_none_or(|said| said == *is);
-                wide.len() == image.layers.len() && wide.iter().zip(&image.layers).all(same)
+                wide.len() == image.layers.len() && wide.iter().zip(&image.layers).all(|(said, is)| said.may_be(is))
             };
             if blobs.wide_configs.get(&image.config).is_some_and(told) {
                 blobs.wide_configs.remove(&image.config);
@@ -141,11 +139,13 @@ impl Rebuild<'_> {
         let mut layers: BTreeMap<OciDigest, Digest> = BTreeMap::new();
         for info in self.store.layers()? {
             check(self.observer)?;
-            let mut tar = Hashing(OciHasher::sha512());
+            let mut tar = Hashed(std::io::sink(), OciHasher::sha512());
             let layer = self.store.layer(&info.diff_id);
-            // One that cannot be read stays unknown; fsck tells of it.
-            if layer.and_then(|layer| layer.export(&mut tar, self.options.threads, self.observer)).is_ok() {
-                layers.insert(tar.0.finish(), info.diff_id);
+            match layer.and_then(|layer| layer.export(&mut tar, self.options.threads, self.observer)) {
+                Ok(_) => drop(layers.insert(tar.1.finish(), info.diff_id)),
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
+                // One that cannot be read stays unknown; fsck tells of it.
+                Err(_) => {}
             }
         }
         for (config, wide) in std::mem::take(&mut blobs.wide_configs) {
@@ -162,11 +162,11 @@ impl Rebuild<'_> {
     }
 
     fn sha512_of(&self, path: &Path) -> Result<OciDigest> {
-        let mut file = File::open(path).map_err(|e| io_error("open", path, e))?;
-        let mut hashing = Hashing(OciHasher::sha512());
-        check(self.observer)?;
-        std::io::copy(&mut file, &mut hashing).map_err(|e| io_error("read", path, e))?;
-        Ok(hashing.0.finish())
+        let file = File::open(path).map_err(|e| io_error("open", path, e))?;
+        let mut hasher = OciHasher::sha512();
+        let read = for_each_piece(ReadOnce::new(file), self.observer, |piece| hasher.update(piece));
+        read.map_err(|e| e.subject(path.display()))?;
+        Ok(hasher.finish())
     }
 
     /// The layer a blob holds, and the length of its tar; `None` if it holds none.
@@ -175,7 +175,7 @@ impl Rebuild<'_> {
         let tar =
             BlobReader::new(ReadOnce::new(file), &Limits::default()).and_then(|reader| sha256(reader, self.observer));
         match tar {
-            Err(e) if e.kind() == crate::ErrorKind::Cancelled => Err(e),
+            Err(e) if e.kind() == ErrorKind::Cancelled => Err(e),
             tar => Ok(tar.ok().filter(|(_, len)| *len > 0)),
         }
     }
@@ -197,20 +197,6 @@ impl Rebuild<'_> {
             self.found(DamageKind::Blob, &file, format!("neither configuration nor manifest is left of image {name}"));
         }
         images.into_values().collect()
-    }
-}
-
-/// Hashes what is written.
-struct Hashing(OciHasher);
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

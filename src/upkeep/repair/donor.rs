@@ -2,7 +2,7 @@
 
 use super::{RepairReport, RepairSource};
 use crate::codec::chunk::Compress;
-use crate::digest::{Digest, Hasher, OciDigest};
+use crate::digest::{Digest, Hasher};
 use crate::error::{Error, Result};
 use crate::id::ContentId;
 use crate::image::plan::ImagePlan;
@@ -109,8 +109,7 @@ impl<'a> Donors<'a> {
             Some(RepairSource::Image(source)) => {
                 let layers = self.images.iter().flat_map(|plan| &plan.layers);
                 // One that is named by SHA-512 may be any: what is copied is compared.
-                let fits = |blob: OciDigest| blob.sha256().is_none_or(|blob| blob == *digest);
-                for layer in layers.filter(|layer| layer.blob.is_some_and(fits)) {
+                for layer in layers.filter(|layer| layer.blob.is_some_and(|blob| blob.may_be(digest))) {
                     if let Some(done) = copy(source.open_layer(layer)?, digest, draft()?)? {
                         return Ok(Some(done));
                     }

@@ -1,10 +1,10 @@
 //! Little memory, small stacks, few descriptors; and being told to stop.
 
+use crate::cgroup::Group;
 use crate::support::{Place, file, header, noise};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -12,39 +12,6 @@ use std::time::Duration;
 const DESCRIPTORS: u32 = 256;
 const STACK: u32 = 512;
 const MEMORY: u64 = 128 << 20;
-
-/// A cgroup that goes when it is dropped.
-struct Group(PathBuf);
-
-impl Group {
-    /// `None` where none can be made.
-    fn new() -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-        for mount in mounts.lines() {
-            let fields: Vec<&str> = mount.split(' ').collect();
-            let limit = match fields[2] {
-                "cgroup2" => "memory.max",
-                "cgroup" if fields[3].split(',').any(|option| option == "memory") => "memory.limit_in_bytes",
-                _ => continue,
-            };
-            let dir = Path::new(fields[1]).join(format!("layerstore-cli-test-{}", std::process::id()));
-            if fs::create_dir(&dir).is_ok() {
-                let group = Self(dir);
-                if fs::write(group.0.join(limit), MEMORY.to_string()).is_ok() {
-                    return Some(group);
-                }
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // The last process may not be gone yet; an empty cgroup does no harm.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
 
 /// The command within all limits that can be set here.
 struct Tight {
@@ -55,11 +22,12 @@ struct Tight {
 impl Tight {
     fn command(&self, args: &[&str]) -> Command {
         let inner = self.place.command(args);
-        let enter = if self.group.is_some() { "echo $$ > \"$0\" && " } else { "" };
         let mut command = Command::new("sh");
-        let limits = format!("{enter}ulimit -n {DESCRIPTORS} && ulimit -s {STACK} && exec \"$@\"");
-        let procs = self.group.as_ref().map_or_else(|| "sh".into(), |group| group.0.join("cgroup.procs"));
-        command.args(["-c", &limits]).arg(procs).arg(inner.get_program()).args(inner.get_args());
+        let limits = format!("ulimit -n {DESCRIPTORS} && ulimit -s {STACK} && exec \"$0\" \"$@\"");
+        command.args(["-c", &limits]).arg(inner.get_program()).args(inner.get_args());
+        if let Some(group) = &self.group {
+            group.hold(&mut command);
+        }
         command.current_dir(self.place.dir.path()).stdin(Stdio::null());
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command
@@ -95,7 +63,7 @@ fn large() -> Vec<u8> {
 
 #[test]
 fn ordinary_work_needs_little() {
-    let group = Group::new();
+    let group = Group::new(MEMORY);
     if group.is_none() {
         println!("skipped: the limit of memory in ordinary_work_needs_little: no memory cgroup can be made here");
     }

@@ -1,5 +1,7 @@
 //! The real binary over small fixtures, as a user would run it.
 
+#[path = "../../../../tests/support/cgroup.rs"]
+mod cgroup;
 mod demo;
 mod errors;
 mod images;

@@ -11,7 +11,8 @@ use crate::proto::leases::leases_client::LeasesClient;
 use crate::proto::leases::{
     AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, ListResourcesRequest, Resource,
 };
-use std::time::{Duration, SystemTime};
+use layerstore::Time;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -37,8 +38,9 @@ impl Lease {
         if content.lease().is_some() {
             return Ok((Self { client, content: content.clone(), own: None }, content));
         }
-        let expires = rfc3339(SystemTime::now() + EXPIRES);
-        let labels = [(EXPIRE_LABEL.to_owned(), expires)].into();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let secs = i64::try_from((now + EXPIRES).as_secs()).unwrap_or(i64::MAX);
+        let labels = [(EXPIRE_LABEL.to_owned(), Time { secs, nanos: 0 }.to_rfc3339())].into();
         let create = content.request(CreateRequest { id: super::make::unique("lease"), labels });
         let made = client.clone().create(create).await.map_err(|e| {
             Status::new(e.code(), format!("make a lease in containerd for the new layer: {}", e.message()))
@@ -88,36 +90,5 @@ impl Lease {
         let delete = DeleteRequest { id: id.to_owned(), sync: false };
         // One that stays ends with its time.
         let _ = self.client.delete(self.content.request(delete)).await;
-    }
-}
-
-/// A time as containerd reads it in labels, in seconds of UTC.
-fn rfc3339(time: SystemTime) -> String {
-    let secs = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let (days, rest) = (secs / 86_400, secs % 86_400);
-    // Days since 1970 to a date of the Gregorian calendar: eras of 400 years that begin on the first of March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_go_reads_them() {
-        let at = |secs| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
-        assert_eq!(at(0), "1970-01-01T00:00:00Z");
-        assert_eq!(at(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(at(1_798_761_599), "2026-12-31T23:59:59Z");
-        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
     }
 }

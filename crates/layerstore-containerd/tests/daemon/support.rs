@@ -10,38 +10,14 @@ use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
 
 /// What `build.rs` made.
-#[allow(unreachable_pub, clippy::all, reason = "generated code")]
-pub(crate) mod proto {
-    pub mod types {
-        tonic::include_proto!("containerd.types");
-    }
-    pub mod services {
-        pub mod snapshots {
-            pub mod v1 {
-                tonic::include_proto!("containerd.services.snapshots.v1");
-            }
-        }
-        pub mod diff {
-            pub mod v1 {
-                tonic::include_proto!("containerd.services.diff.v1");
-            }
-        }
-        pub mod leases {
-            pub mod v1 {
-                tonic::include_proto!("containerd.services.leases.v1");
-            }
-        }
-        pub mod content {
-            pub mod v1 {
-                tonic::include_proto!("containerd.services.content.v1");
-            }
-        }
-    }
-}
+#[path = "../../src/proto.rs"]
+pub(crate) mod proto;
+
+#[path = "../../../../tests/hostile/build.rs"]
+mod build;
 
 pub(crate) use crate::containerd;
-pub(crate) use proto::services::{content::v1 as content, diff::v1 as diff};
-pub(crate) use proto::services::{leases::v1 as leases, snapshots::v1 as snapshots};
+pub(crate) use proto::{content, diff, leases, snapshots};
 pub(crate) type Snapshots = snapshots::snapshots_client::SnapshotsClient<Channel>;
 
 /// How long anything may take.
@@ -155,31 +131,7 @@ pub(crate) fn commit(name: &str, key: &str) -> snapshots::CommitSnapshotRequest 
     snapshots::CommitSnapshotRequest { name: name.to_owned(), key: key.to_owned(), ..Default::default() }
 }
 
-/// An archive of these regular files (POSIX `ustar`).
+/// An archive of these regular files.
 pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, content) in files {
-        let mut header = [0; 512];
-        header[..name.len()].copy_from_slice(name.as_bytes());
-        let fields: [(usize, String); 6] = [
-            (100, "0000644\0".into()),
-            (108, "0000000\0".into()),
-            (116, "0000000\0".into()),
-            (124, format!("{:011o}\0", content.len())),
-            (136, format!("{:011o}\0", 0)),
-            (257, "ustar\x0000".into()),
-        ];
-        for (at, text) in fields {
-            header[at..at + text.len()].copy_from_slice(text.as_bytes());
-        }
-        header[156] = b'0';
-        header[148..156].fill(b' ');
-        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
-        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        out.extend(header);
-        out.extend(*content);
-        out.resize(out.len().next_multiple_of(512), 0);
-    }
-    out.resize(out.len() + 1024, 0);
-    out
+    build::tar(&files.iter().map(|(name, content)| build::file(name, content)).collect::<Vec<_>>())
 }
