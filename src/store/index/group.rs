@@ -1,9 +1,11 @@
-//! Writes of one process, in turn, and as many as wait in one transaction (`docs/ORDERING.md`, "Writes that wait").
+//! Writes of one process: one after the other, and those that wait together in one transaction (`docs/ORDERING.md`,
+//! "Writes that wait").
 //!
 //! A transaction costs one sync of the log, which takes longer than most writes. So all writes of a process go through
-//! one connection, first come, first served. Who has it begins a transaction, does its work in a savepoint, and hands the
-//! connection on with the transaction open if another waits that may join it; the last commits for all. Each returns
-//! when that is on disk, and not before. Work that fails takes back its own savepoint only.
+//! one connection, first come, first served. A thread that gets the connection begins a transaction and does its work in
+//! a savepoint. If the next in the queue may join, it gets the connection with the transaction open; the last one
+//! commits for all. Each write returns when the commit is on disk, and not before. Work that fails takes back its own
+//! savepoint only.
 //!
 //! Work that removes or replaces files by what the rows say must not see rows that may still be taken back. It runs in a
 //! transaction of its own ([`super::Index::write`]); rows alone, and new files under new names, may share one
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// Writes in one transaction, at most.
 const MOST: usize = 128;
-/// How long a transaction takes others in. Other processes wait meanwhile.
+/// How long a transaction lets others join. Other processes wait meanwhile.
 const OPEN: Duration = Duration::from_millis(100);
 
 /// The writes of one store in this process.
@@ -34,7 +36,7 @@ pub(crate) struct Group {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Arc<Place>>,
-    /// Who has the connection.
+    /// The thread that has the connection.
     owner: Option<ThreadId>,
     /// The connection, while nobody has it. Opened when it is needed.
     idle: Option<Index>,
@@ -61,11 +63,11 @@ struct Open {
     works: usize,
     late: Late,
     outcome: Arc<Outcome>,
-    /// The connection is to be opened anew afterwards.
+    /// Work failed with an I/O error: the connection is opened anew afterwards.
     suspect: bool,
 }
 
-/// What becomes of a transaction, for all who took part.
+/// How a transaction ended, for all who took part in it.
 #[derive(Default)]
 struct Outcome {
     known: Mutex<Option<Result<(), Failure>>>,
