@@ -3,7 +3,9 @@
 mod support;
 
 use layerstore::{AdditionalLayers, AdditionalOptions, Digest, ErrorKind, ImageInfo, Store};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::fs;
+use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use support::layers::Layer;
@@ -101,7 +103,6 @@ fn a_layer_that_is_twice_in_an_image_is_not_listed() {
 /// is, and so does what no listing made.
 #[test]
 fn what_others_put_into_the_directory_is_neither_followed_nor_removed() {
-    use std::os::unix::fs::symlink;
     if !namespaced("what_others_put_into_the_directory_is_neither_followed_nor_removed") {
         return;
     }
@@ -132,9 +133,9 @@ fn what_others_put_into_the_directory_is_neither_followed_nor_removed() {
         fs::rename(&aside, at).expect("renamed");
     }
     // A directory of somebody else.
-    std::os::unix::fs::chown(&layer, Some(65_534), Some(65_534)).expect("root");
+    chown(&layer, Some(65_534), Some(65_534)).expect("root");
     assert_eq!(add().expect_err("of another user").kind(), ErrorKind::FailedPrecondition);
-    std::os::unix::fs::chown(&layer, Some(0), Some(0)).expect("root");
+    chown(&layer, Some(0), Some(0)).expect("root");
 
     // Files: links, a second name and a FIFO give way; what they lead to is not written to.
     let (info, blob) = (layer.join("info"), layer.join("blob"));
@@ -151,10 +152,7 @@ fn what_others_put_into_the_directory_is_neither_followed_nor_removed() {
     };
     replace(&|name| symlink(victim.join("precious/info"), name).expect("linked"));
     replace(&|name| fs::hard_link(victim.join("precious/info"), name).expect("linked"));
-    let fifo = rustix::fs::FileType::Fifo;
-    replace(&|name| {
-        rustix::fs::mknodat(rustix::fs::CWD, name, fifo, rustix::fs::Mode::RWXU, 0).expect("made");
-    });
+    replace(&|name| mknodat(CWD, name, FileType::Fifo, Mode::RWXU, 0).expect("made"));
     fs::remove_file(layer.join("diff")).expect("there");
     symlink(&victim, layer.join("diff")).expect("linked");
     add().expect("lists");
@@ -185,7 +183,7 @@ fn the_directory_is_the_one_that_was_opened() {
     fs::create_dir(&victim).expect("made");
     let layers = AdditionalLayers::open(store, &dir).expect("opens");
     fs::rename(&dir, &moved).expect("renamed");
-    std::os::unix::fs::symlink(&victim, &dir).expect("linked");
+    symlink(&victim, &dir).expect("linked");
     layers.add(&app, "localhost/app", &Default::default(), &()).expect("lists");
     layers.remove("localhost/app").expect("listed");
     layers.add(&app, "localhost/app", &Default::default(), &()).expect("lists");

@@ -184,8 +184,8 @@ impl Store {
         let mut oldest = None;
         for found in fs::read_dir(&tmp).map_err(|e| io_error("read directory", &tmp, e))?.flatten() {
             let dir = match Dir::open(&found.path()) {
-                // It has ended, or is none.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                // It has ended, or is none: a session's own directory lets its owner in.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => continue,
                 dir => dir.map_err(|e| io_error("open", &found.path(), e))?,
             };
             match File::from(OwnedFd::from(dir)).try_lock() {

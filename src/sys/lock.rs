@@ -100,15 +100,15 @@ impl DirLock {
     }
 }
 
-/// Turns of processes at something that each has only for milliseconds. Who waits has it before who had it: a process that
-/// comes back at once does not keep the others out.
+/// Turns of processes at something that each needs for milliseconds only. A process that waits gets it before the one
+/// that had it last: a process that comes back at once does not keep the others out.
 ///
 /// The locks are on two directories of the store, so that taking a turn makes and removes no file. A process that waits
 /// holds the second one; so nobody else can ask for the first.
 #[derive(Debug)]
 pub(crate) struct Turns {
     root: PathBuf,
-    /// The turn, and the place of who has it next.
+    /// The turn, and the place of the process that gets it next.
     files: OnceLock<(File, File)>,
 }
 

@@ -104,35 +104,31 @@ fn round(server: &Server, failures: &mut Failures) {
     let begin = Instant::now();
     let absorbed = match absorb(server, failures) {
         Err(e) if e.kind() == ErrorKind::Cancelled => return,
-        Err(e) => {
-            tell(server, failures.failed("absorb", &e.to_string()), &e.to_string());
-            0
-        }
-        Ok(layers) => {
-            failures.succeeded("absorb");
-            layers
-        }
+        absorbed => settle(server, failures, "absorb", absorbed),
     };
     let removed = catch_unwind(AssertUnwindSafe(|| server.snapshots.cleanup()));
-    let removed = match removed.map_err(|_| "a bug: cleaning up panicked".to_owned()) {
-        Ok(Ok(removed)) => {
-            failures.succeeded("cleanup");
-            removed
-        }
-        Ok(Err(e)) => {
-            tell(server, failures.failed("cleanup", &e.to_string()), &e.to_string());
-            0
-        }
-        Err(panic) => {
-            tell(server, failures.failed("cleanup", &panic), &panic);
-            0
-        }
-    };
+    let bug = |_| Err(Error::new(ErrorKind::Unsupported, "a bug: cleaning up panicked"));
+    let removed = settle(server, failures, "cleanup", removed.unwrap_or_else(bug));
     server.tell_leftovers();
     server.metrics.absorbed.fetch_add(absorbed, Relaxed);
     server.metrics.directories_removed.fetch_add(removed, Relaxed);
     if absorbed + removed > 0 {
         tracing::info!(absorbed, removed, time = ?begin.elapsed(), "background work done");
+    }
+}
+
+/// Notes how a step ended. Returns how much it did, which is nothing if it failed.
+fn settle(server: &Server, failures: &mut Failures, step: &'static str, done: Result<u64>) -> u64 {
+    match done {
+        Ok(done) => {
+            failures.succeeded(step);
+            done
+        }
+        Err(e) => {
+            let text = e.to_string();
+            tell(server, failures.failed(step, &text), &text);
+            0
+        }
     }
 }
 

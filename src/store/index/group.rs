@@ -1,9 +1,10 @@
-//! Writes of one process, in turn, and as many as wait in one transaction (`docs/ORDERING.md`, "Writes that wait").
+//! Writes of one process: one after the other, and those that wait together in one transaction (`docs/ORDERING.md`,
+//! "Writes that wait").
 //!
 //! A transaction costs one sync of the log, which takes longer than most writes. So the writes of a process go one by
-//! one, first come, first served. The first begins a transaction on its own connection, does its work in a savepoint, and
-//! hands the connection on with the transaction open if another waits that may join it; the last commits for all. Each
-//! returns when that is on disk, and not before. Work that fails takes back its own savepoint only.
+//! one, first come, first served. The first begins a transaction on its own connection and does its work in a savepoint.
+//! If another waits that may join, it gets the connection with the transaction open; the last one commits for all. Each
+//! write returns when the commit is on disk, and not before. Work that fails takes back its own savepoint only.
 //!
 //! A write that finds nobody before it and nobody after it wakes no thread, and reads again nothing that its connection
 //! has in memory.
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Writes in one transaction, at most.
 const MOST: usize = 128;
-/// How long a transaction takes others in. Other processes wait meanwhile.
+/// How long a transaction lets others join. Other processes wait meanwhile.
 const OPEN: Duration = Duration::from_millis(100);
 
 /// The writes of one store in this process.
@@ -37,7 +38,7 @@ pub(crate) struct Group {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Arc<Place>>,
-    /// Whose turn it is.
+    /// The thread whose turn it is.
     owner: Option<ThreadId>,
     /// What a writer keeps while its own connection is in the hands of others. Opened when it is needed.
     spare: Option<Index>,
@@ -64,11 +65,11 @@ struct Open {
     works: usize,
     late: Late,
     outcome: Arc<Outcome>,
-    /// The connection is to be opened anew afterwards.
+    /// Work failed with an I/O error: the connection is opened anew afterwards.
     suspect: bool,
 }
 
-/// What becomes of a transaction, for all who took part.
+/// How a transaction ended, for all who took part in it.
 #[derive(Default)]
 struct Outcome {
     known: Mutex<Known>,

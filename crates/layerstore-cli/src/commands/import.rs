@@ -6,8 +6,8 @@ use crate::errors::{Failure, Hint};
 use crate::names::escape;
 use crate::output::{Table, seconds, size};
 use layerstore::{
-    Advice, Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, Layer, LayerImport, Limits,
-    ReadOnce, Selector, Store, detect,
+    Advice, Detected, Digest, Error, ErrorKind, ImageSource, ImportOptions, ImportStats, LayerImport, Limits, ReadOnce,
+    Selector, Store, detect,
 };
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -168,34 +168,31 @@ enum Form {
     Old,
 }
 
+/// Names of a layer among which those of an image's layers are looked for: an archive has not many.
+const NAMES: usize = 4096;
+
 /// An image archive is a tar as well: from a pipe, or if its list stands behind compressed layers, it is taken for one.
 fn as_archive(store: &Store, diff_id: &Digest) -> Result<Option<Form>, Failure> {
-    let layer = store.layer(diff_id)?;
-    let has = |name: &str| match layer.find(name.as_bytes()) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-    };
-    if has("oci-layout")? || has("manifest.json")? && has_layers(&layer)? {
-        return Ok(Some(Form::Image));
-    }
-    if has("repositories")? && has_layers(&layer)? {
-        return Ok(Some(Form::Old));
-    }
-    let inner = |path: &[u8]| path.strip_suffix(b"/oci-layout").is_some_and(|dir| !dir.contains(&b'/'));
-    Ok(names(&layer)?.iter().any(|path| inner(path)).then_some(Form::Inner))
-}
-
-/// Whether there is a tar among the first entries, or a directory of blobs.
-fn has_layers(layer: &Layer<'_>) -> Result<bool, Failure> {
     let is_layer =
         |name: &[u8]| name.ends_with(b".tar") || name.ends_with(b".tar.gz") || name.starts_with(b"blobs/sha");
-    Ok(names(layer)?.iter().any(|name| is_layer(name)))
-}
-
-/// The first names of a layer: an archive has not many.
-fn names(layer: &Layer<'_>) -> Result<Vec<Vec<u8>>, Failure> {
-    Ok(layer.entries()?.take(4096).map(|entry| entry.map(|e| e.entry.path)).collect::<layerstore::Result<_>>()?)
+    let is_inner = |path: &[u8]| path.strip_suffix(b"/oci-layout").is_some_and(|dir| !dir.contains(&b'/'));
+    let (mut layout, mut list, mut old, mut layers, mut inner) = (false, false, false, false, false);
+    for (n, entry) in store.layer(diff_id)?.entries()?.enumerate() {
+        let path = entry?.entry.path;
+        layout |= path == b"oci-layout";
+        list |= path == b"manifest.json";
+        old |= path == b"repositories";
+        if n < NAMES {
+            layers |= is_layer(&path);
+            inner |= is_inner(&path);
+        }
+    }
+    Ok(match layers {
+        _ if layout => Some(Form::Image),
+        true if list => Some(Form::Image),
+        true if old => Some(Form::Old),
+        _ => inner.then_some(Form::Inner),
+    })
 }
 
 fn note_of(form: Form, is_file: bool) -> &'static str {
