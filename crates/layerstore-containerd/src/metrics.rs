@@ -67,12 +67,12 @@ impl Metrics {
         }
         let failed = self.not_absorbed.load(Relaxed);
         gauge(&mut out, "snapshots_not_absorbed", failed, "Committed snapshots that could not be made into layers.");
-        if let Ok(usage) = store.usage() {
+        if let Ok(usage) = store.content_usage() {
             let gauges = [
                 ("store_layers", usage.layers, "Layers in the store."),
                 ("store_chunks", usage.chunks, "Distinct chunks in the store."),
                 ("store_content_bytes", usage.raw, "Distinct content in the store, before compression."),
-                ("store_disk_bytes", usage.total(), "Disk taken by the store, without snapshots."),
+                ("store_disk_bytes", usage.total(), "Disk taken by packs, records, blobs and the database."),
             ];
             for (name, value, help) in gauges {
                 gauge(&mut out, name, value, help);

@@ -21,7 +21,8 @@ pub(crate) fn run(context: &Context, args: &Usage) -> Result<(), Failure> {
             "chunks": usage.chunks, "raw": usage.raw, "stored": usage.stored,
             "disk": {
                 "packs": usage.packs, "records": usage.records, "blobs": usage.blobs,
-                "database": usage.database, "total": usage.total(),
+                "database": usage.database, "snapshots": usage.snapshots, "trees": usage.trees,
+                "images": usage.images, "other": usage.other, "total": usage.total(),
             },
         }));
     }
@@ -35,6 +36,10 @@ pub(crate) fn run(context: &Context, args: &Usage) -> Result<(), Failure> {
     row("  records", usage.records, "what the tars have besides content".into());
     row("  blobs", usage.blobs, "configurations, manifests, kept blobs".into());
     row("  database", usage.database, String::new());
+    row("  snapshots", usage.snapshots, "what was written to them".into());
+    row("  trees", usage.trees, "extracted layers, for overlay mounts".into());
+    row("  images", usage.images, "metadata images, for EROFS mounts".into());
+    row("  other", usage.other, "unfinished work, reserve, directories".into());
     table.print(context.out(), "")
 }
 
