@@ -3,10 +3,13 @@
 mod support;
 
 use layerstore::{Digest, DriverKind, ErrorKind, Labels, Mount, MountPoint, Snapshotter, SnapshotterOptions, Store};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use support::layers::{Layer, commit_chain, snapshotter};
 use support::{disk_dir, names, namespaced};
 
@@ -358,4 +361,41 @@ fn an_export_follows_nothing_into_another_directory() {
     archive.blob(write).expect("written");
     archive.finish(&[]).expect("written");
     assert!(aside.join("a.tar").exists() && !victim.join("a.tar").exists());
+}
+
+/// Somebody exchanges the directory above the store's mount and one with another mount, all the time.
+#[test]
+fn unmounting_all_takes_away_mounts_of_the_store_only() {
+    if !namespaced("unmounting_all_takes_away_mounts_of_the_store_only") {
+        return;
+    }
+    let disk = disk_dir();
+    let snapshots = snapshotter(disk.path(), DriverKind::Copy);
+    let mounts = snapshots.prepare("own", None, &Labels::new(), &()).expect("prepares");
+    let (home, victim) = (disk.path().join("home"), marked(disk.path(), "victim"));
+    let dirs = ["own", "other"].map(|name| home.join(name));
+    dirs.iter().for_each(|dir| fs::create_dir_all(dir.join("m")).expect("made"));
+    let open = dirs.each_ref().map(|dir| fs::File::open(dir).expect("there"));
+    // Whatever it is called by now.
+    let [own, other] = open.each_ref().map(|dir| format!("/proc/self/fd/{}/m", dir.as_raw_fd()));
+    layerstore::mount_all(&[bind(&victim, "", "ro")], Path::new(&other)).expect("mounts");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                renameat_with(CWD, &dirs[0], CWD, &dirs[1], RenameFlags::EXCHANGE).expect("exchanged");
+            }
+        });
+        let store = snapshots.store();
+        let left = (0..20).all(|_| {
+            layerstore::mount_all(&mounts, Path::new(&own)).expect("mounts");
+            while !store.mounts().expect("a table").is_empty() {
+                store.unmount_all().expect("a table");
+            }
+            list(Path::new(&other)) == ["victim"]
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert!(left, "the other mount is gone");
+    });
+    layerstore::unmount(Path::new(&other)).expect("unmounts");
 }

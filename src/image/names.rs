@@ -68,8 +68,10 @@ impl DigestPrefix {
     }
 }
 
-/// Whether a name has the form of a digest: an algorithm and hex digits, or as many hex digits as a digest has.
+/// Whether a name has the form of a digest: an algorithm and hex digits, or as many hex digits as a digest has. White
+/// space around it does not show, and does not count.
 pub(crate) fn looks_like_digest(name: &str) -> bool {
+    let name = name.trim();
     let hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
     match name.split_once(':') {
         Some((algorithm, digits)) => ALGORITHMS.iter().any(|a| algorithm.eq_ignore_ascii_case(a)) && hex(digits),
@@ -129,6 +131,8 @@ mod tests {
             format!("sha512:{hex}{hex}"),
             format!("blake3:{hex}"),
             format!("sha256:{}", &hex[..12]),
+            format!(" sha256:{hex}"),
+            format!("{hex}\n"),
             "x".repeat(MAX_REFERENCE + 1),
         ];
         for name in &refused {

@@ -4,8 +4,8 @@ use super::Snapshotter;
 use super::model::SnapshotKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Change, SnapshotRow, Store};
+use crate::sys::mount;
 use crate::sys::mounts::{self, InUse, Shown};
-use crate::sys::{mount, mounts::mount_id};
 use std::path::{Path, PathBuf};
 
 /// A mount that shows something of a store, in the mount namespace of this process.
@@ -69,7 +69,7 @@ impl Store {
             // What was mounted last may be on top of the others.
             while let Some(shown) = found.pop() {
                 // By its path nothing else than this mount may be taken away.
-                if !shown.covered && mount_id(&shown.dir).is_none_or(|id| id == shown.id) && self.unmount(&shown.dir)? {
+                if !shown.covered && self.unmount(&shown)? {
                     report.unmounted.push(shown.dir);
                 }
             }
@@ -81,17 +81,17 @@ impl Store {
         }
     }
 
-    /// False if the mount is in use.
-    fn unmount(&self, dir: &Path) -> Result<bool> {
+    /// False if the mount is in use, or no longer where it was.
+    fn unmount(&self, shown: &Shown) -> Result<bool> {
         // In a transaction: a snapshot that is being made finds a shared mount there or does not.
-        let unmount = |_: &Change<'_>| mount::unmount(dir);
-        let done = match dir.starts_with(self.path()) {
+        let unmount = |_: &Change<'_>| mount::unmount_with_id(&shown.dir, shown.id);
+        let done = match shown.dir.starts_with(self.path()) {
             true => self.with_index(|index| index.write(unmount)),
-            false => mount::unmount(dir),
+            false => mount::unmount_with_id(&shown.dir, shown.id),
         };
         match done {
             Err(e) if matches!(e.kind(), ErrorKind::Busy | ErrorKind::NotFound) => Ok(false),
-            other => other.map(|()| true),
+            other => other,
         }
     }
 }

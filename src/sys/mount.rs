@@ -198,6 +198,21 @@ pub(crate) fn unmount_in(parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
     unmount(&Path::new(&format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name))
 }
 
+/// Takes away the mount with this id at `path`, which must not be in use. False if something else is there by now: the
+/// directory above is looked up once, so that nobody can exchange it between the look at the mount and its end.
+pub(crate) fn unmount_with_id(path: &Path, id: u64) -> Result<bool> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = match rustix::fs::open(above, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        above => above.map_err(|e| io_error("open the directory of", path, e))?,
+    };
+    match super::mounts::mount_id_in(above.as_fd(), name) {
+        Some(found) if found != id => Ok(false),
+        _ => unmount_in(above.as_fd(), name).map(|()| true).map_err(|e| e.subject(path.display())),
+    }
+}
+
 /// Takes away the mount at `target`, which must not be in use.
 pub(crate) fn unmount(target: &Path) -> Result<()> {
     rustix::mount::unmount(target, UnmountFlags::NOFOLLOW).map_err(|e| match e {

@@ -68,6 +68,12 @@ pub(super) fn all_in(dir: BorrowedFd<'_>) -> std::result::Result<(), Failure> {
 pub(super) struct Remove;
 
 impl Visitor for Remove {
+    /// An empty directory goes by one call instead of six. A mount, a symlink and a full directory are refused, and are
+    /// visited.
+    fn is_done(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> bool {
+        fs::unlinkat(dir, name, AtFlags::REMOVEDIR).is_ok()
+    }
+
     fn open(&mut self, dir: BorrowedFd<'_>, name: &CStr, parent: Id) -> rustix::io::Result<(OwnedFd, Stat)> {
         let (fd, stat) = match subdirectory(dir, name, parent) {
             Err(Errno::ACCESS) => {

@@ -53,6 +53,11 @@ pub(super) trait Visitor {
     /// The walk begins, perhaps not for the first time.
     fn begin(&mut self) {}
 
+    /// Whether the subdirectory `name` needs no visit.
+    fn is_done(&mut self, _dir: BorrowedFd<'_>, _name: &CStr) -> bool {
+        false
+    }
+
     /// Opens the subdirectory `name`.
     fn open(&mut self, dir: BorrowedFd<'_>, name: &CStr, parent: Id) -> Result<(OwnedFd, Stat)>;
 
@@ -118,7 +123,12 @@ fn walk(root: OwnedFd, only: Option<&CStr>, visitor: &mut impl Visitor) -> std::
         walk.begin(root.take(), &stat, only);
         match walk.run() {
             Ok(()) => return walk.failure.map_or(Ok(()), Err),
-            Err(Moved) => root = walk.levels.swap_remove(0).fd,
+            Err(Moved) => {
+                root = walk.levels.swap_remove(0).fd;
+                if let Some(root) = &root {
+                    rustix::fs::seek(root, SeekFrom::Start(0)).map_err(at_root)?;
+                }
+            }
         }
     }
     Err(at_root(Errno::BUSY))
@@ -183,6 +193,10 @@ impl<V: Visitor> Walk<'_, V> {
 
     fn descend(&mut self) {
         let (name, parent) = (self.last_name(), self.innermost().id);
+        if self.with_fd(|visitor, fd| Ok(visitor.is_done(fd, &name))) == Ok(true) {
+            self.drop_name(&name);
+            return;
+        }
         let opened = self.with_fd(|visitor, fd| visitor.open(fd, &name, parent));
         let done = match opened {
             Ok((fd, stat)) => {
@@ -215,7 +229,9 @@ impl<V: Visitor> Walk<'_, V> {
         let Some(fd) = self.innermost().fd.take() else { return };
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut next = None;
-        match rustix::fs::seek(&fd, SeekFrom::Start(cookie)) {
+        // A directory that was just opened is at its beginning, and so is the root.
+        let sought = if cookie == 0 { Ok(0) } else { rustix::fs::seek(&fd, SeekFrom::Start(cookie)) };
+        match sought {
             Err(errno) => self.fail(None, errno),
             Ok(_) => {
                 let mut listing = RawDir::new(&fd, &mut buffer);

@@ -327,3 +327,40 @@ fn nothing_outside_is_removed_whatever_is_exchanged() {
         assert_eq!(disk_usage(&outside).unwrap(), before);
     }
 }
+
+/// Removes, and counts the directories that are opened.
+#[derive(Default)]
+struct Opened(usize);
+
+impl Visitor for Opened {
+    fn is_done(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> bool {
+        Remove.is_done(dir, name)
+    }
+
+    fn open(&mut self, dir: BorrowedFd<'_>, name: &CStr, parent: Id) -> Result<(OwnedFd, Stat)> {
+        self.0 += 1;
+        Remove.open(dir, name, parent)
+    }
+
+    fn name(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<bool> {
+        Remove.name(dir, name, kind)
+    }
+
+    fn no_directory(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        Remove.no_directory(dir, name)
+    }
+
+    fn left(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        Remove.left(dir, name)
+    }
+}
+
+#[test]
+fn empty_directories_are_removed_without_being_opened() {
+    let scratch = place();
+    deep(scratch.path(), 3, 5);
+    let mut opened = Opened::default();
+    walk::below(open(scratch.path()), &mut opened).unwrap();
+    assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+    assert_eq!(opened.0, 3, "those that something is in");
+}

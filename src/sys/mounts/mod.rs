@@ -23,8 +23,10 @@ use crate::sys::publish::io_error;
 use home::Home;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::BufReader;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use table::{Line, Next, Table};
 
@@ -136,7 +138,12 @@ pub(crate) fn shown(store: &Path) -> Result<Vec<Shown>> {
 
 /// The id that tables give to the mount a path is on, if the kernel tells (Linux 5.8).
 pub(crate) fn mount_id(path: &Path) -> Option<u64> {
-    let stat = statx(CWD, path, AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
+    mount_id_in(CWD, path.as_os_str())
+}
+
+/// The same for a path from an open directory.
+pub(crate) fn mount_id_in(dir: BorrowedFd<'_>, path: &OsStr) -> Option<u64> {
+    let stat = statx(dir, path, AtFlags::NO_AUTOMOUNT | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
     let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
     told.then_some(stat.stx_mnt_id)
 }
