@@ -6,8 +6,8 @@
 mod support;
 
 use layerstore::{
-    Compress, DataRange, Detected, Digest, DirectIo, DriverKind, EntryKind, ErrorKind, ImportOptions, Labels, Limits,
-    Selector, Snapshotter, SnapshotterOptions, Store, detect,
+    Advice, CommitOptions, Compress, DataRange, Detected, Digest, DirectIo, DriverKind, EntryKind, ErrorKind,
+    ImportOptions, Labels, Limits, Selector, Snapshotter, SnapshotterOptions, Store, detect, mount_all, unmount,
 };
 use std::fs;
 use std::io::{Seek, SeekFrom};
@@ -32,9 +32,9 @@ fn view<T>(snapshots: &Snapshotter, layers: &[Digest], key: &str, work: impl FnO
     let mounts = snapshots.view(key, Some(&top), &Labels::new(), &()).expect("views");
     assert_eq!((mounts.len(), &mounts[0].kind[..]), (1, "bind"), "a view is the shared mount itself");
     let target = tempfile::tempdir_in(snapshots.store().path().parent().expect("a directory")).expect("a directory");
-    layerstore::mount_all(&mounts, target.path()).expect("mounts");
+    mount_all(&mounts, target.path()).expect("mounts");
     let out = work(target.path());
-    layerstore::unmount(target.path()).expect("unmounts");
+    unmount(target.path()).expect("unmounts");
     snapshots.remove(key).expect("removes");
     out
 }
@@ -164,6 +164,30 @@ fn sparse_files_are_held_inside_up_to_a_bound() {
     let top = commit_chain(&snapshots, &[full]);
     let e = snapshots.view("w", Some(&top), &Labels::new(), &()).expect_err("more than an image holds");
     assert!(e.kind() == ErrorKind::Unsupported && e.to_string().contains("sparse"), "{e}");
+    assert_eq!(e.advice(), Some(Advice::OtherDriver));
+    drop(snapshots);
+    what_no_image_holds_is_stacked_where_nobody_chose(&dir.path().join("store"), &top);
+}
+
+fn what_no_image_holds_is_stacked_where_nobody_chose(store: &Path, top: &str) {
+    let auto = snapshotter(store, DriverKind::Auto);
+    assert_eq!(auto.driver(), DriverKind::Erofs);
+    let mounts = auto.view("x", Some(top), &Labels::new(), &()).expect("by the overlay driver");
+    auto.prepare_unmade("y", Some(top), &Labels::new(), &()).expect("prepared");
+    for (key, mounts) in
+        [("x", mounts), ("y", auto.mounts("y", &()).expect("made")), ("x", auto.mounts("x", &()).expect("x"))]
+    {
+        let at = store.parent().expect("a parent").join(key);
+        fs::create_dir_all(&at).expect("made");
+        mount_all(&mounts, &at).expect("mounted");
+        let file = fs::File::open(at.join("full")).expect("there");
+        let mut read = vec![0; 4096 + 10];
+        file.read_exact_at(&mut read, 0).expect("read");
+        assert!(read[..4096].iter().all(|b| *b == 0) && read[4096..] == words(1, 65 << 20)[..10], "{key}");
+        drop(file);
+        unmount(&at).expect("unmounted");
+    }
+    assert!(auto.commit("z", "y", &CommitOptions::default(), &()).expect("committed").is_some());
 }
 
 /// Damage to the first bytes of a file, or to the last.
@@ -183,7 +207,7 @@ fn mounts_of(store: &Store) -> usize {
 
 fn unmount_all(store: &Store) {
     for name in names(store.path(), "mounts") {
-        layerstore::unmount(&store.path().join("mounts").join(name)).expect("unmounts");
+        unmount(&store.path().join("mounts").join(name)).expect("unmounts");
     }
 }
 
@@ -315,7 +339,7 @@ fn a_store_on_tmpfs_is_refused_with_the_reason() {
     let auto = Snapshotter::open(store, &options).expect("another driver");
     assert_eq!(auto.refused()[0].0, DriverKind::Erofs);
     drop(auto);
-    layerstore::unmount(dir.path()).expect("unmounts");
+    unmount(dir.path()).expect("unmounts");
 }
 
 /// An image and its packs as one device, with the packs where the image says that they begin. erofs-utils (1.8.6, 1.9.4)

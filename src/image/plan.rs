@@ -156,7 +156,8 @@ pub(crate) fn ambiguous(candidates: &[Candidate], left: &[usize]) -> Error {
         all.next().is_none_or(|first| all.all(|other| other == first))
     };
     let (option, advice) = if !same(&|c| c.reference.clone().unwrap_or_default()) {
-        ("name", Advice::ChooseByName)
+        let all_named = left.iter().all(|i| of(i).reference.is_some());
+        (if all_named { "name" } else { "name or digest" }, Advice::ChooseByName)
     } else if !same(&|c| c.platform.as_ref().map(Platform::to_string).unwrap_or_default()) {
         ("platform", Advice::ChooseByPlatform)
     } else {
@@ -361,6 +362,8 @@ mod tests {
         let (a, b) = (candidate(0, "a", &host), candidate(1, "a", &host));
         assert_eq!(advice(&[a.clone(), b]), Some(Advice::ChooseByDigest));
         assert_eq!(advice(&[a.clone(), candidate(1, "b", &host)]), Some(Advice::ChooseByName));
+        let e = choose(&[a.clone(), candidate(1, "", &host)], &Selector::default()).unwrap_err();
+        assert!(e.message().contains("by its name or digest"), "{e}");
         assert_eq!(advice(&[]), None);
         let e = choose(&[], &Selector::default()).unwrap_err();
         assert_eq!(e.message(), "there is no image; passed over: an attestation");

@@ -38,6 +38,8 @@ pub struct Snapshotter {
     pub(super) namespace: String,
     /// `None` is the copy driver.
     pub(super) driver: Option<Box<dyn Driver>>,
+    /// Nobody asked for this driver.
+    auto: bool,
     pub(super) compress: Compress,
     caching: Caching,
     refused: Vec<(DriverKind, Error)>,
@@ -128,11 +130,12 @@ impl Snapshotter {
     pub fn open(store: Arc<Store>, options: &SnapshotterOptions) -> Result<Self> {
         let namespace = options.namespace.clone();
         let (driver, refused) = driver::open(&store, options.driver, options.caching)?;
-        let (compress, caching) = (options.compress, options.caching);
-        Ok(Self { store, namespace, driver, compress, caching, refused })
+        let (compress, caching, auto) = (options.compress, options.caching, options.driver == DriverKind::Auto);
+        Ok(Self { store, namespace, driver, auto, compress, caching, refused })
     }
 
-    /// The driver in use, never `Auto`.
+    /// The driver in use, never `Auto`. Where that was asked for, single chains that an EROFS image cannot hold are served
+    /// by the overlay driver.
     pub fn driver(&self) -> DriverKind {
         self.driver.as_ref().map_or(DriverKind::Copy, |d| d.kind())
     }
@@ -209,8 +212,7 @@ impl Snapshotter {
             return Err(e.subject(format!("snapshot {key}")));
         }
         stackable(row.lowers.len())?;
-        self.revive(&row, observer)?;
-        self.mounts_of(&row)
+        self.mounts_of(&self.revive(row, observer)?)
     }
 
     pub(super) fn row(&self, key: &str) -> Result<SnapshotRow> {
@@ -308,7 +310,8 @@ impl Snapshotter {
                 stackable(lowers.len() + chain.adopted.len())?;
             }
             if wanted.made && !made {
-                (lowers, made) = (driver.lowers(&chain.layers, observer)?, true);
+                (lowers, made) = (self.lowers(&**driver, &chain.layers, observer)?, true);
+                stackable(lowers.len() + chain.adopted.len())?;
             }
         }
         lowers.extend(chain.adopted.iter().map(|row| self.fs_path(row.n)));
@@ -321,12 +324,23 @@ impl Snapshotter {
                 None => open_to_all(&fs)?,
             }
         }
-        let below = |path: PathBuf| {
-            let relative = path.strip_prefix(self.store.path()).unwrap_or(&path);
-            relative.to_string_lossy().into_owned()
-        };
         let form = if driver.user_marks() { Form::UserUpper } else { Form::Upper };
-        Ok(Realised { form, lowers: lowers.into_iter().map(below).collect(), made })
+        Ok(Realised { form, lowers: lowers.into_iter().map(|path| self.below(path)).collect(), made })
+    }
+
+    /// The directories of a chain, by another driver if nobody chose this one and it cannot hold the chain.
+    fn lowers(&self, driver: &dyn Driver, layers: &[Digest], observer: &dyn Observer) -> Result<Vec<PathBuf>> {
+        let unfit = |e: &Error| matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::FailedPrecondition);
+        let first = match driver.lowers(layers, observer) {
+            Err(e) if self.auto && e.kind() == ErrorKind::Unsupported && e.advice() == Some(Advice::OtherDriver) => e,
+            done => return done,
+        };
+        let Some(other) = driver::instead_of(&self.store, driver.kind(), self.caching) else { return Err(first) };
+        if stackable(other.planned(layers)?.0.len()).is_err() {
+            return Err(first);
+        }
+        // What was to be used says more than why the substitute does not serve either.
+        other.lowers(layers, observer).map_err(|e| if unfit(&e) { first } else { e })
     }
 
     /// Adds the row and gives the directory its name, both or neither. `None` if a lower directory is gone.
@@ -380,12 +394,14 @@ impl Snapshotter {
 
     /// Brings back lower directories that are mounts, or that gc removed while nobody could see this snapshot, and makes
     /// what was left out when it was prepared.
-    fn revive(&self, row: &SnapshotRow, observer: &dyn Observer) -> Result<()> {
-        self.bring_lowers(row, observer)?;
+    fn revive(&self, row: SnapshotRow, observer: &dyn Observer) -> Result<SnapshotRow> {
         let mark = self.snapshot_dir(row.n).join(UNMADE);
-        if !mark.exists() {
-            return Ok(());
+        let unmade = mark.exists();
+        let brought = self.bring_lowers(&row, unmade, observer)?;
+        if !unmade {
+            return Ok(row);
         }
+        let row = self.on_lowers(row, brought)?;
         let fs = self.fs_path(row.n);
         match row.lowers.last() {
             Some(top) => crate::sys::upper::copy_attributes(&self.store.path().join(top), &fs)?,
@@ -396,22 +412,45 @@ impl Snapshotter {
                 extract::tree_directory(&self.store, &tree, &fs, &ExtractOptions::default(), observer)?;
             }
         }
-        fs::remove_file(&mark).map_err(|e| io_error("remove", &mark, e))
+        fs::remove_file(&mark).map_err(|e| io_error("remove", &mark, e))?;
+        Ok(row)
     }
 
-    fn bring_lowers(&self, row: &SnapshotRow, observer: &dyn Observer) -> Result<()> {
-        let Some(top) = row.lowers.iter().rfind(|lower| !lower.starts_with("snapshots/")) else { return Ok(()) };
+    /// A snapshot that was never mounted, on the directories that its layers have by now.
+    fn on_lowers(&self, row: SnapshotRow, layers: Vec<PathBuf>) -> Result<SnapshotRow> {
+        let adopted = row.lowers.iter().filter(|lower| lower.starts_with("snapshots/")).cloned();
+        let lowers: Vec<String> = layers.into_iter().map(|path| self.below(path)).chain(adopted).collect();
+        if lowers == row.lowers {
+            return Ok(row);
+        }
+        stackable(lowers.len())?;
+        let replace = |change: &Change<'_>| {
+            let seen = change.snapshot((&row.namespace, &row.key))?.filter(|seen| seen.n == row.n);
+            let row = SnapshotRow { lowers, ..seen.ok_or_else(|| not_found(&row.key))? };
+            change.put_snapshot(&row).map(|_| row)
+        };
+        self.store.with_index(|index| index.write(replace))
+    }
+
+    /// A path in the store as rows have it.
+    fn below(&self, path: PathBuf) -> String {
+        path.strip_prefix(self.store.path()).unwrap_or(&path).to_string_lossy().into_owned()
+    }
+
+    /// Returns the directories of the layers; those of a snapshot that is not `unmade` are the ones it has.
+    fn bring_lowers(&self, row: &SnapshotRow, unmade: bool, observer: &dyn Observer) -> Result<Vec<PathBuf>> {
+        let Some(top) = row.lowers.iter().rfind(|lower| !lower.starts_with("snapshots/")) else { return Ok(vec![]) };
         let (kind, chain_id) = top.split_once('/').unwrap_or_default();
         let kind = if kind == "mounts" { DriverKind::Erofs } else { DriverKind::Overlay };
         let layers = self.absorbed_prefix(row.parent, chain_id)?;
         match &self.driver {
-            Some(driver) if driver.kind() == kind => driver.lowers(&layers, observer)?,
+            Some(driver) if driver.kind() == kind && unmade => self.lowers(&**driver, &layers, observer),
+            Some(driver) if driver.kind() == kind => driver.lowers(&layers, observer),
             _ => match driver::open(&self.store, kind, self.caching)?.0 {
-                Some(driver) => driver.lowers(&layers, observer)?,
-                None => vec![],
+                Some(driver) => driver.lowers(&layers, observer),
+                None => Ok(vec![]),
             },
-        };
-        Ok(())
+        }
     }
 
     /// The layers below a snapshot up to the one whose chain has this id.

@@ -125,7 +125,7 @@ impl Store {
 
     fn open_parts(root: &Path, options: &OpenOptions) -> Result<(Chunking, Index, DirLock)> {
         let file = root.join(STORE_FILE);
-        if !file.exists() {
+        if !has(root, STORE_FILE)? {
             if !options.create {
                 return Err(Error::not_found("there is no store here"));
             }
@@ -244,6 +244,14 @@ impl std::fmt::Debug for Store {
     }
 }
 
+/// Whether a directory that should be a store has this. Nobody else's store is taken for none at all.
+pub(crate) fn has(root: &Path, name: &str) -> Result<bool> {
+    root.join(name).try_exists().or_else(|e| match e.kind() {
+        std::io::ErrorKind::NotADirectory => Ok(false),
+        _ => check_owner(root).and_then(|()| Err(io_error("look into", root, e))),
+    })
+}
+
 fn read_parameters(file: &Path) -> Result<Chunking> {
     let text = fs::read(file).map_err(|e| io_error("read", file, e))?;
     let text = String::from_utf8(text).map_err(|_| Error::corrupt("STORE is not text"))?;
@@ -350,7 +358,11 @@ fn hold(root: &Path) -> Result<DirLock> {
 /// it is, for [`check_owner`] to judge. What is put into it meanwhile is found afterwards, and refused.
 fn close_empty(root: &Path) -> Result<()> {
     let failed = |e: std::io::Error| io_error("close to others", root, e);
-    let dir = File::open(root).map_err(failed)?;
+    let dir = match File::open(root) {
+        // Somebody else's: [`check_owner`] says so.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+        opened => opened.map_err(failed)?,
+    };
     let meta = dir.metadata().map_err(failed)?;
     let empty = || fs::read_dir(root).map(|mut found| found.all(|f| f.is_ok_and(|f| f.file_name() == "lost+found")));
     if meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 == 0 || !empty().map_err(failed)? {

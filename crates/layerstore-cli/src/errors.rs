@@ -183,7 +183,7 @@ fn hint(error: &Error) -> Option<&'static str> {
 
 fn in_words(advice: Advice) -> Option<&'static str> {
     Some(match advice {
-        Advice::ChooseByName => "--ref NAME chooses one",
+        Advice::ChooseByName => "--ref NAME or --ref DIGEST chooses one",
         Advice::ChooseByPlatform => "--platform OS/ARCH[/VARIANT] chooses one",
         Advice::ChooseByDigest => "--ref DIGEST chooses one",
         Advice::ChooseAnother => "--ref and --platform choose one of those",
@@ -193,7 +193,9 @@ fn in_words(advice: Advice) -> Option<&'static str> {
             "newer versions of the program that wrote it write another form: load it there and save it anew"
         }
         Advice::OtherCompression => "layers may be plain, gzip or zstd",
-        Advice::OtherDriver => "another driver may: --driver erofs or copy; `layerstore doctor` tells which work here",
+        Advice::OtherDriver => {
+            "another driver may: --driver erofs, overlay or copy; `layerstore doctor` tells which work here"
+        }
         Advice::List => "`layerstore images` and `layerstore layers` list what there is",
         Advice::OtherStore => "choose another store with --store DIR",
         Advice::OtherVersion => "another version of layerstore is needed, one that knows this format",

@@ -94,8 +94,12 @@ fn only(name: &str, images: &[ImageInfo], layers: &[LayerInfo]) -> Result<Named,
             let images = images.iter().map(|image| format!("image {}", image.name));
             let layers = layers.iter().map(|layer| format!("layer {}", layer.diff_id));
             let list: Vec<_> = images.chain(layers).collect();
-            Err(Error::invalid("the name fits several").subject(name).actual(list.join(", ")))
-                .hint("use an image's name, or more digits of the digest")
+            Err(Error::invalid("the name fits several").subject(name).actual(list.join(", "))).hint(
+                match name.rsplit(':').next().is_some_and(|digits| digits.len() >= 64) {
+                    true => "use an image's name",
+                    false => "use an image's name, or more digits of the digest",
+                },
+            )
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Caching, DirectIo, Driver, DriverKind, direct, image, probe};
 use crate::digest::Digest;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Advice, Error, ErrorKind, Result};
 use crate::format::erofs::{Check, Pack};
 use crate::observe::{Observer, check};
 use crate::snapshot::stale;
@@ -51,7 +51,12 @@ impl Erofs {
         let scratch = self.store.scratch()?;
         for _ in 0..TRIES {
             let before = self.store.with_index(|index| index.generation())?;
-            let bytes = image::build(&self.store, &self.store.tree(layers, observer)?, observer)?;
+            let tree = self.store.tree(layers, observer)?;
+            let bytes = image::build(&self.store, &tree, observer).map_err(|e| match e.kind() {
+                // Others have other limits.
+                ErrorKind::Unsupported => e.advise(Advice::OtherDriver),
+                _ => e,
+            })?;
             let mut draft = Draft::create(scratch.path().join("image"))?;
             draft.append(&bytes)?;
             draft.sync()?;

@@ -171,10 +171,7 @@ impl Files<'_> {
         let (cost, bits) = costs.min().unwrap_or_default();
         self.inside = self.inside.saturating_add(cost);
         if self.inside > INSIDE_MAX {
-            let e = Error::new(
-                ErrorKind::Unsupported,
-                "sparse files too large for an EROFS image; the overlay driver takes them",
-            );
+            let e = Error::new(ErrorKind::Unsupported, "sparse files with too much data for an EROFS image");
             return Err(e.expected(format!("at most {INSIDE_MAX} bytes")).actual(self.inside));
         }
         let each = BLOCK << bits;

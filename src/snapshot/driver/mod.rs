@@ -20,7 +20,7 @@ pub(super) use direct::Caching;
 pub use direct::{DirectIo, DirectIoDecision};
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use image::build as build_image;
-pub(super) use select::open;
+pub(super) use select::{instead_of, open};
 
 /// Which driver serves snapshots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -108,7 +108,7 @@ impl Driver for Overlay {
         let options = ExtractOptions::default().strict(true).overlay(marks);
         let made = extract::layer_directories(&self.store, layers, &wanted, &options, observer); // and syncs
         made.map_err(|e| match e.kind() {
-            ErrorKind::FailedPrecondition => e.advise(Advice::OtherDriver),
+            ErrorKind::FailedPrecondition | ErrorKind::Unsupported => e.advise(Advice::OtherDriver),
             _ => e,
         })?;
         for (i, from) in &wanted {

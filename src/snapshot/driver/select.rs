@@ -24,6 +24,16 @@ pub(in crate::snapshot) fn open(store: &Arc<Store>, kind: DriverKind, caching: C
     }
 }
 
+/// What serves a chain that the driver in use cannot hold, where nobody chose that driver.
+pub(in crate::snapshot) fn instead_of(
+    store: &Arc<Store>,
+    kind: DriverKind,
+    caching: Caching,
+) -> Option<Box<dyn Driver>> {
+    let other = (kind == DriverKind::Erofs).then_some(DriverKind::Overlay)?;
+    serves_all(store, other).and_then(|()| stacked(store, other, caching)).ok()
+}
+
 /// Whether a driver that works serves images whatever users they have, as what nobody asked for must. Asked for by name it
 /// may serve some.
 fn serves_all(store: &Store, kind: DriverKind) -> Result<()> {

@@ -24,7 +24,7 @@ pub use report::{RebuildOptions, RebuildReport};
 
 use crate::error::{Error, Result};
 use crate::observe::{Observer, check};
-use crate::store::{Salvage, Store, put_database, take_alone};
+use crate::store::{Salvage, Store, has, put_database, take_alone};
 use crate::sys::publish::{io_error, make_dir};
 use crate::upkeep::{DamageKind, Finding, FsckOptions};
 use std::path::Path;
@@ -49,7 +49,7 @@ impl Store {
 }
 
 fn rebuild(root: &Path, options: &RebuildOptions, observer: &dyn Observer) -> Result<RebuildReport> {
-    if !root.join("packs").is_dir() {
+    if !has(root, "packs")? || !root.join("packs").is_dir() {
         return Err(Error::not_found("there is no store here"));
     }
     let root = root.canonicalize().map_err(|e| io_error("resolve", root, e))?;

@@ -33,6 +33,7 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
         if stdin.fill_buf().map_err(|e| Error::io("cannot read standard input", e))?.is_empty() {
             return Err(empty("standard input"));
         }
+        only_a_layer(args, "a layer is read from standard input; to import an image, give its file or directory")?;
         return import_layer(context, args, &context.store_or_new()?, options, stdin, None);
     }
     // Looked at before the store is made: a mistyped path should leave no store behind.
@@ -46,6 +47,10 @@ pub(crate) fn run(context: &Context, args: &Import) -> Result<(), Failure> {
             if found.is_file() && found.len() == 0 {
                 return Err(empty(args.source.display()));
             }
+            only_a_layer(
+                args,
+                "images are OCI layouts and archives of `docker save`; a layer is named by its diff_id",
+            )?;
             import_layer(context, args, &context.store_or_new()?, options, ReadOnce::new(file), Some(found.len()))
         }
     }
@@ -74,6 +79,15 @@ fn refused(failure: Failure) -> Failure {
 fn empty(source: impl Display) -> Failure {
     let e = Error::invalid("nothing to import: no bytes").subject(source).expected("a layer's tar");
     Failure::from(e).hint("look at what was to write it")
+}
+
+/// Before a store is made for it.
+fn only_a_layer(args: &Import, hint: &str) -> Result<(), Failure> {
+    if args.name.is_none() && args.reference.is_none() && args.platform.is_none() {
+        return Ok(());
+    }
+    let e = Error::invalid("--name, --ref and --platform are for images, and this is none");
+    Err(e.subject(args.source.display())).hint(hint)
 }
 
 fn import_image(
@@ -130,10 +144,6 @@ fn import_layer(
     blob: impl Read + Send,
     size: Option<u64>,
 ) -> Result<(), Failure> {
-    if args.name.is_some() || args.reference.is_some() || args.platform.is_some() {
-        let e = Error::invalid("--name, --ref and --platform are for images, and this is a layer");
-        return Err(e.subject(args.source.display())).hint("a layer is named by its diff_id alone");
-    }
     if let Some(digest) = args.expect {
         options = options.expected_blob(digest);
     }

@@ -50,6 +50,14 @@ fn refused_input_leaves_nothing() {
     assert_eq!((kind(&refused), refused.1["expected"].as_str()), ((5, "invalid-input"), Some(&*wrong)));
     assert_eq!(kind(&place.fails(&["import", "layer.tar", "--name", "x"])), (5, "invalid-input"));
     assert_eq!(kind(&place.fails(&["import", "-"])), (5, "invalid-input"), "nothing came");
+    // What comes by a pipe may be an image; that is not what helps a layer.
+    for (source, helps) in [("layer.tar", "diff_id"), ("-", "give its file")] {
+        let mut command = place.command(&["import", source, "--ref", "app:1", "--json"]);
+        command.stdin(fs::File::open(place.path("layer.tar")).expect("open"));
+        let output = command.output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(5) && text.contains(helps), "{text}");
+    }
     fs::write(place.path("nothing"), "").expect("written");
     assert_eq!(kind(&place.fails(&["import", "nothing"])), (5, "invalid-input"));
     fs::write(place.path("xz"), b"\xfd7zXZ\0\0\x04aaaaaaaaaaaaaaaaaaaa").expect("written");

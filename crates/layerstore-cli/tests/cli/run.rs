@@ -258,3 +258,27 @@ fn without_the_privilege_to_mount_nothing_is_prepared() {
     let output = command(&["snapshot", "ls"]).expect("runs");
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
 }
+
+/// What another user's store holds is not told, and neither that there is none.
+#[test]
+fn a_store_of_another_user_is_not_taken_for_none() {
+    let name = "a_store_of_another_user_is_not_taken_for_none";
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: {name}: needs root");
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.with_layer();
+    std::fs::set_permissions(place.dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
+    for args in [&["images"][..], &["gc"], &["import", "layer.tar"], &["init"], &["fsck", "--rebuild"]] {
+        let mut command = place.command(&[args, &["--json"]].concat());
+        let output = match command.uid(65_534).gid(65_534).output() {
+            Ok(output) => output,
+            Err(e) => return println!("skipped: {name}: others cannot run the binary: {e}"),
+        };
+        let text = String::from_utf8(output.stderr).expect("text");
+        let error: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        assert_eq!((output.status.code(), &error["expected"]), (Some(6), &"uid 65534".into()), "{args:?}: {error}");
+        assert_eq!(error["hint"], "choose another store with --store DIR", "{args:?}: {error}");
+    }
+}
