@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use support::namespaced;
 
-/// What can be wrong with a directory, and the kind of the error.
-const BAD: [(&str, ErrorKind, fn(&Path)); 2] = [
+/// What is wrong with a directory, the kind of the error, and how to make it.
+type Bad = (&'static str, ErrorKind, fn(&Path));
+
+const BAD: [Bad; 2] = [
     ("a name that a layer cannot hold", ErrorKind::InvalidInput, |root| {
         fs::write(root.join(".wh.x"), "x").expect("written");
     }),

@@ -275,7 +275,7 @@ fn mounts_by_another_name_of_the_store_count() {
     let own = found.iter().find(|mounted| mounted.dir == root).expect("the overlay is there");
     assert!(own.covered && own.shows == [Path::new("snapshots/1/fs")], "{own:?}");
     let report = snapshots.store().unmount_all().expect("a table");
-    assert_eq!(report.in_use, [root.clone()], "nothing but the store's own mounts is taken away");
+    assert_eq!(report.in_use, std::slice::from_ref(&root), "nothing but the store's own mounts is taken away");
     layerstore::unmount(&root).expect("unmounts what covered it");
     let report = snapshots.store().unmount_all().expect("a table");
     assert_eq!((report.unmounted, report.in_use), (vec![root], vec![]));
@@ -299,7 +299,7 @@ fn after_unmounting_all_a_store_can_be_removed() {
         layerstore::mount_all(&view, &again).expect("mounts");
         let used = fs::File::open(root.join("1-large")).expect("a file");
         let report = store.unmount_all().expect("a table");
-        assert_eq!(report.in_use, [root.clone()], "{driver}");
+        assert_eq!(report.in_use, std::slice::from_ref(&root), "{driver}");
         assert!(report.unmounted.contains(&again), "{driver}: {report:?}");
         drop(used);
         let report = store.unmount_all().expect("a table");
@@ -400,7 +400,7 @@ fn mounts_of_the_owner_count_wherever_they_are() {
             let report = gc(snapshots.store());
             assert!(!report.removed.iter().any(|g| g.kind == GarbageKind::Snapshot), "{script}");
             assert_eq!(report.mounted, [Path::new("snapshots").join(&key)], "{script}");
-            assert_eq!(names(root, "snapshots"), [key.clone()], "{script}");
+            assert_eq!(names(root, "snapshots"), std::slice::from_ref(&key), "{script}");
             drop(elsewhere);
         }
         if snapshots.stat(&key).is_ok() {

@@ -67,8 +67,12 @@ fn looking_changes_nothing() {
     store.usage().unwrap();
     store.keepers(&held).unwrap();
     store.fsck(&layerstore::FsckOptions::default(), &()).unwrap();
-    (store.images().unwrap(), store.layers().unwrap(), store.mounts().unwrap());
-    (snapshots.stat("empty").unwrap(), snapshots.usage("empty").unwrap(), snapshots.mount_points("empty").unwrap());
+    store.images().unwrap();
+    store.layers().unwrap();
+    store.mounts().unwrap();
+    snapshots.stat("empty").unwrap();
+    snapshots.usage("empty").unwrap();
+    snapshots.mount_points("empty").unwrap();
     snapshots.walk(|_| Ok(())).unwrap();
     let after = contents(&store);
     assert_eq!(before.symmetric_difference(&after).collect::<Vec<_>>(), [""; 0]);
