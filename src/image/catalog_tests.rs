@@ -125,7 +125,7 @@ fn an_appended_image_keeps_the_blobs_of_its_base() {
         collect(&store);
         let out = dir.path().join("out");
         let there = exported(&store, &new, &out);
-        assert_eq!(there["digest"] == json!(new.manifest), true);
+        assert!(there["digest"] == json!(new.manifest));
         assert!(open(&out).select(&Selector::default()).unwrap().layers.len() == 3);
     }
 }

@@ -439,7 +439,9 @@ mod tests {
         for (mode, found) in [(0o755, None), (0o2777, None), (0o755, Some("lost+found"))] {
             let dir = tempfile::tempdir().unwrap();
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
-            found.map(|name| fs::create_dir(dir.path().join(name)).unwrap());
+            if let Some(name) = found {
+                fs::create_dir(dir.path().join(name)).unwrap();
+            }
             Store::open(dir.path()).unwrap();
             assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o7777, 0o700);
         }

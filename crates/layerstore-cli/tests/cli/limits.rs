@@ -109,7 +109,7 @@ fn listening(child: &Child) {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim().to_owned();
         u64::from_str_radix(&mask, 16).ok()
     };
-    while !caught().is_some_and(|mask| mask & bit != 0) {
+    while caught().is_none_or(|mask| mask & bit == 0) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
