@@ -140,7 +140,8 @@ fn changes_become_layers() {
                 assert!(fs::write(root.join("a/x"), "x").is_err(), "a view is read-only");
             });
             // Absorbing changes nothing that can be seen, and cleanup frees the directories.
-            place.snapshots.absorb(&()).expect("absorbs");
+            let done = place.snapshots.absorb(&()).expect("absorbs");
+            assert!(done.failed.is_empty(), "{done:?}");
             place.snapshots.cleanup().expect("cleans");
             let left = fs::read_dir(place.dir.path().join("store/snapshots")).expect("read").count();
             assert_eq!(left, 0, "{:?}", place.snapshots.driver());
@@ -375,7 +376,8 @@ fn a_chain_of_128_adopted_directories() {
             assert!((0..128).all(|n| root.join(format!("f{n}")).exists()));
         };
         place.view("c127", check);
-        place.snapshots.absorb(&()).expect("absorbs");
+        let done = place.snapshots.absorb(&()).expect("absorbs");
+        assert!(done.failed.is_empty(), "{done:?}");
         place.snapshots.cleanup().expect("cleans");
         place.view("c127", check);
     }

@@ -147,7 +147,10 @@ fn commit(store: &Arc<Store>, seed: u64, deferred: bool) -> Result<()> {
 
 /// All that has to be done for a store to be as small as it can be.
 pub(crate) fn gc(store: &Arc<Store>) -> Result<()> {
-    snapshotter(store, 1)?.absorb(&())?;
+    // What fails is passed over and reported.
+    if let Some(failed) = snapshotter(store, 1)?.absorb(&())?.failed.pop() {
+        return Err(failed.error);
+    }
     make_room(store)
 }
 

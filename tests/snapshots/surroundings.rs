@@ -70,7 +70,8 @@ fn snapshots_have_nothing_of_their_surroundings() {
         };
         place.write("base", None, false, |root| check(root, "base"));
         place.write("top", Some("base"), true, |root| check(root, "top"));
-        place.snapshots.absorb(&()).expect("absorbs");
+        let done = place.snapshots.absorb(&()).expect("absorbs");
+        assert!(done.failed.is_empty(), "{done:?}");
         let layers = place.snapshots.layers("top", &()).expect("layers");
         for layer in layers {
             for entry in place.snapshots.store().layer(&layer).expect("a layer").entries().expect("entries") {
