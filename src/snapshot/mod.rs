@@ -44,6 +44,7 @@ mod model;
 mod mount;
 mod mounted;
 mod names;
+mod options;
 mod snapshotter;
 pub(crate) mod stale;
 
@@ -59,4 +60,5 @@ pub use lifecycle::{CommitOptions, RemoveOptions};
 pub use model::{Labels, SnapshotInfo, SnapshotKind, SnapshotUsage};
 pub use mount::{Mount, MountPoint, can_mount, mount_all, unmount};
 pub use mounted::{Mounted, UnmountReport};
-pub use snapshotter::{Snapshotter, SnapshotterOptions};
+pub use options::SnapshotterOptions;
+pub use snapshotter::Snapshotter;
