@@ -6,8 +6,9 @@
 //! If another waits that may join, it gets the connection with the transaction open; the last one commits for all. Each
 //! write returns when the commit is on disk, and not before. Work that fails takes back its own savepoint only.
 //!
-//! A write that finds nobody before it and nobody after it wakes no thread, and reads again nothing that its connection
-//! has in memory.
+//! Until a write of this process waits for another, each commits on its caller's connection, and there is no second one.
+//! After that, a write that finds nobody before it and nobody after it wakes no thread, and reads again nothing that its
+//! connection has in memory.
 //!
 //! Work that removes or replaces files by what the rows say must not see rows that may still be taken back. It runs in a
 //! transaction of its own ([`super::Index::write`]); rows alone, and new files under new names, may share one
@@ -134,12 +135,33 @@ impl Group {
         own: &mut Index,
         work: impl FnOnce(&Change<'_>) -> Result<T>,
     ) -> Result<T> {
+        if self.is_first() {
+            return self.write_alone(own, work);
+        }
         let mut turn = self.take(together, own)?;
         let outcome = turn.begin()?;
         let done = turn.run(work);
         drop(turn);
         let done = done?;
         outcome.wait().map(|()| done)
+    }
+
+    /// Takes the turn if no write of this process has waited for another yet.
+    fn is_first(&self) -> bool {
+        let mut state = lock(&self.state);
+        let is_first = state.owner.is_none() && state.spare.is_none();
+        if is_first {
+            state.owner = Some(thread::current().id());
+        }
+        is_first
+    }
+
+    /// Writes on the caller's connection: a process in which nobody waits needs no other. Who comes meanwhile waits for
+    /// the end of this transaction.
+    fn write_alone<T>(&self, own: &mut Index, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
+        let _turn = Alone(self);
+        self.turns.take()?;
+        own.write_alone(work)
     }
 
     /// Waits for the turn.
@@ -183,19 +205,33 @@ impl Group {
     /// it has in memory is what is in the database.
     fn pass(&self, mut handed: Handed, own: &mut Index) {
         let mut state = lock(&self.state);
-        match state.queue.pop_front() {
-            None => {
-                if let Some(index) = &mut handed.index {
-                    index.swap_connection(own);
-                }
-                (state.owner, state.spare) = (None, handed.index);
-            }
+        if let Some(index) = handed.index.as_mut().filter(|_| state.queue.is_empty()) {
+            index.swap_connection(own);
+        }
+        state.hand_on(handed);
+    }
+}
+
+impl State {
+    fn hand_on(&mut self, handed: Handed) {
+        match self.queue.pop_front() {
+            None => (self.owner, self.spare) = (None, handed.index),
             Some(next) => {
-                state.owner = Some(next.owner);
+                self.owner = Some(next.owner);
                 *lock(&next.handed) = Some(handed);
                 next.ready.notify_one();
             }
         }
+    }
+}
+
+/// The turn of a thread that writes on its own connection. Dropped, it goes to the next; also when the work panics.
+struct Alone<'g>(&'g Group);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.turns.give();
+        lock(&self.0.state).hand_on(Handed::default());
     }
 }
 

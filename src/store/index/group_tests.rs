@@ -19,7 +19,10 @@ impl Place {
         }
         let database = dir.path().join("db");
         drop(Index::open(&database, true).unwrap());
-        Self { group: Arc::new(Group::new(dir.path(), &database)), dir }
+        let group = Group::new(dir.path(), &database);
+        // As if a write had waited for another before.
+        lock(&group.state).spare = Some(Index::open(&database, false).unwrap());
+        Self { group: Arc::new(group), dir }
     }
 
     fn index(&self) -> Index {
@@ -264,4 +267,29 @@ fn what_cannot_be_released_is_not_committed() {
     there.sort();
     acknowledged.sort();
     assert_eq!(there, acknowledged);
+}
+
+/// Without anybody who waits, there is no second connection; whoever waits gets one.
+#[test]
+fn the_first_writes_use_the_callers_connection_alone() {
+    let place = Place::new();
+    lock(&place.group.state).spare = None;
+    place.index().write_together(|c| c.add_layer(&layer("together"))).unwrap();
+    place.index().write(|c| c.add_layer(&layer("alone"))).unwrap();
+    assert!(lock(&place.group.state).spare.is_none());
+    let nested = place.index().write(|_| place.index().write(|_| Ok(())));
+    assert_eq!(nested.unwrap_err().kind(), ErrorKind::FailedPrecondition);
+    let panics = || place.index().write::<()>(|_| panic!("on purpose"));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    thread::scope(|scope| {
+        let place = &place;
+        let (end, first) = held(scope, place);
+        let second = scope.spawn(|| place.index().write_together(|c| c.add_layer(&layer("second"))));
+        place.wait_for_queue(1);
+        end.send(()).unwrap();
+        first.join().unwrap().unwrap();
+        second.join().unwrap().unwrap();
+    });
+    assert!(lock(&place.group.state).spare.is_some());
+    assert_eq!(place.layers(), 4);
 }

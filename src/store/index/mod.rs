@@ -235,6 +235,7 @@ impl Index {
         }
     }
 
+    /// Runs `work` in a transaction on this connection.
     fn write_alone<T>(&mut self, work: impl FnOnce(&Change<'_>) -> Result<T>) -> Result<T> {
         self.sync_names()?;
         let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(db_error("begin"))?;
