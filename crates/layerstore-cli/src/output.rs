@@ -102,7 +102,7 @@ fn try_json(value: &impl Serialize) -> io::Result<String> {
     String::from_utf8(out).map_err(io::Error::other)
 }
 
-/// A JSON value in one line that a terminal shows as it is.
+/// Formats a JSON value in one line, with everything escaped that a terminal would act on.
 pub(crate) fn to_json(value: &serde_json::Value) -> String {
     try_json(value).unwrap_or_default()
 }

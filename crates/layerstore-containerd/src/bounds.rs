@@ -1,6 +1,6 @@
 //! What the daemon gives to its clients at most (`docs/LIMITS.md`, section "The daemon").
 //!
-//! Connections and calls take descriptors, and so does the work itself: what there is is shared out once, at the start.
+//! Connections, calls and the work itself all take descriptors. The limit is divided among them once, at the start.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::time::Duration;

@@ -36,7 +36,7 @@ fn line(there: bool, uses: impl Into<String>, missing: impl Into<String>) -> Lin
     if there { Line::Uses(uses.into()) } else { Line::Missing(missing.into()) }
 }
 
-/// Prints what there is. True if nothing is missing.
+/// Prints what it found of the configuration. Returns true if nothing is missing.
 pub(crate) fn run(config: &Config) -> bool {
     let (containerd_lines, names) = of_file(CONTAINERD, |text| containerd(text, &config.socket));
     let (docker_lines, ()) = of_file(DOCKER, |text| (docker(text, &names), ()));

@@ -259,7 +259,7 @@ fn without_the_privilege_to_mount_nothing_is_prepared() {
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
 }
 
-/// What another user's store holds is not told, and neither that there is none.
+/// The command neither shows what another user's store holds nor says that the store is missing.
 #[test]
 fn a_store_of_another_user_is_not_taken_for_none() {
     let name = "a_store_of_another_user_is_not_taken_for_none";

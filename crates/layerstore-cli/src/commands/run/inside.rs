@@ -128,7 +128,7 @@ fn change_root(plan: &Plan) -> Result<OwnedFd> {
     Ok(root)
 }
 
-/// A directory at the root of the image, made if there is none; a symlink is not followed.
+/// Opens a directory at the root of the image, and makes it if it is missing. Follows no symlink.
 fn directory(root: &OwnedFd, name: &str) -> Result<OwnedFd> {
     match mkdirat(root, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
