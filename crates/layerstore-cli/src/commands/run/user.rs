@@ -27,8 +27,8 @@ pub(super) fn find(root: impl AsFd, asked: &str) -> Result<User> {
     parse(asked, &text(&root, "etc/passwd")?, &text(&root, "etc/group")?)
 }
 
-/// Reads a file of the image; an empty text if the image has no such file. Symlinks are resolved inside the image, and opening a
-/// FIFO or device does not block.
+/// Reads a file of the image; an empty text if the image has no such file. Symlinks are resolved inside the image, and
+/// opening a FIFO or device does not block.
 fn text(root: impl AsFd, path: &str) -> Result<String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
